@@ -1,0 +1,32 @@
+"""Sensorium: one transformer that reads, sees and hears, and answers in text, pictures or sound.
+
+    import sensorium as sm
+    model = sm.load()
+    model.generate([sm.Image("fridge.jpg"), "What can I cook?"])
+
+Names are imported when they are first used, so that ``import sensorium`` is quick.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sensorium.generate.interface import Model, load
+    from sensorium.media.parts import Audio, Image
+
+__version__ = "0.1.0"
+__all__ = ["Audio", "Image", "Model", "__version__", "load"]
+
+_HOME = {
+    "Audio": "sensorium.media.parts",
+    "Image": "sensorium.media.parts",
+    "Model": "sensorium.generate.interface",
+    "load": "sensorium.generate.interface",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sensorium' has no attribute {name!r}; it has {', '.join(__all__)}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)

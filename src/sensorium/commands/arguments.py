@@ -1,0 +1,141 @@
+"""Arguments of a verb: a frozen dataclass read by tyro, with words allowed before, between and after options."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_WIDE = {"COLUMNS": "1000"}  # so that tyro's sentences arrive unwrapped
+
+
+def parse(cls: type[T], arguments: Sequence[str], *, verb: str, description: str) -> tuple[T, set[str]]:
+    """Read arguments into ``cls``.
+
+    Args:
+        cls: a frozen dataclass whose options take a fixed number of values; at most one field is positional
+            and takes all words.
+        verb: for messages. description: shown by ``--help``, examples included.
+
+    Returns:
+        The dataclass, and the names of the fields that were given on the command line.
+
+    Raises:
+        ValueError: in one sentence, with the nearest option where one is unknown.
+        SystemExit: after ``--help``.
+    """
+    options, words, given = split_words(cls, arguments, verb)
+    value = run_tyro(cls, [*options, *(["--", *words] if words else [])], verb=verb, description=description)
+    return value, given
+
+
+def split_words(cls: type, arguments: Sequence[str], verb: str) -> tuple[list[str], list[str], set[str]]:
+    """Options with their values, the words between them, and the names of the options given."""
+    arity = {name: _arity(hint) for name, hint in typing.get_type_hints(cls).items()}
+    known = [f"--{name.replace('_', '-')}" for name in arity]
+    options: list[str] = []
+    words: list[str] = []
+    given: set[str] = set()
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument == "--":
+            words += waiting
+            break
+        if argument in ("-h", "--help"):
+            options.append("--help")
+        elif not re.match(r"--[^\s=]+(=|$)|-[A-Za-z]$", argument):
+            words.append(argument)  # words, "-" for standard input, and text such as "-5 degrees"
+        else:
+            name = argument.lstrip("-").partition("=")[0].replace("-", "_")
+            if name not in arity or not argument.startswith("--"):
+                near = difflib.get_close_matches(argument, known, n=1, cutoff=0.0)[0]
+                raise ValueError(f"unknown option {argument}; the nearest is {near}; see `sensorium {verb} --help`")
+            given.add(name)
+            num_values = 0 if "=" in argument else arity[name]
+            options += [argument, *waiting[:num_values]]
+            del waiting[:num_values]
+    return options, words, given
+
+
+def run_tyro(
+    cls: Any, arguments: Sequence[str], *, verb: str, description: str, default: Any = None, pairs: bool = False
+) -> Any:
+    """``tyro.cli`` whose complaint is a ValueError of one sentence instead of a box.
+
+    Args:
+        default: an instance that holds the defaults; without one those of ``cls`` are used.
+        pairs: give every flag its opposite, ``--no-flag``.
+    """
+    import tyro
+
+    complaint = io.StringIO()
+    asks_help = "--help" in arguments
+    try:
+        with contextlib.redirect_stderr(complaint), _environment({} if asks_help else _WIDE):
+            return tyro.cli(
+                cls,
+                prog=f"sensorium {verb}",
+                description=description,
+                args=list(arguments),
+                config=() if pairs else (tyro.conf.FlagCreatePairsOff,),
+                **({} if default is None else {"default": default}),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{_complaint(complaint.getvalue())}; see `sensorium {verb} --help`") from None
+
+
+def help_only(arguments: Sequence[str]) -> bool:
+    """Whether ``--help`` stands among the options."""
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    return any(argument in ("-h", "--help") for argument in arguments[:end])
+
+
+def option_defaults(cls: type) -> dict[str, Any]:
+    """Fields with their defaults."""
+    return {field.name: field.default for field in dataclasses.fields(cls)}
+
+
+def _arity(hint: Any) -> int:
+    if hint is bool:
+        return 0
+    return len(typing.get_args(hint)) if typing.get_origin(hint) is tuple else 1
+
+
+def _complaint(box: str) -> str:
+    """The first paragraph of tyro's box, and the option it thinks was meant."""
+    lines = [line.strip("│╭╮╰╯─ \t") for line in box.splitlines()]
+    body: list[str] = []
+    for line in lines[1:]:
+        if not line and body:
+            break
+        body += [line] if line else []
+    text = " ".join(body).rstrip(".")
+    unknown = re.match(r"Unrecognized options: (.*)", text)
+    if unknown:
+        names = [item for item in re.split(r"[,\s]+", unknown[1]) if item.startswith("-")] or [unknown[1]]
+        text = f"unknown option {', '.join(names)}"
+        near = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(lines))
+        text += f"; the nearest is {near[1]}" if near else ""
+    return text or "the arguments cannot be read"
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> typing.Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,86 @@
+"""What a person types as a part of a prompt -> text, a picture or a sound; and the model they name.
+
+    photo.png, ~/a.wav   an existing file with the suffix of a picture or a sound
+    @photo.png           always a file
+    text:photo.png       always words
+    -                    words from standard input
+    anything else        words
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sensorium.media.parts import Audio, Image
+
+if TYPE_CHECKING:
+    from sensorium.generate.interface import Model
+
+STARTER = "starter"
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"),
+    "audio": (
+        *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".webm"),
+        *(".aif", ".aiff", ".aifc", ".g722"),
+    ),
+}
+PARTS: dict[str, type[Image] | type[Audio]] = {"image": Image, "audio": Audio}
+SYNTAX = """Parts:
+  photo.png       an existing picture or sound, told by its suffix
+  @photo.png      the same, always taken for a file
+  text:photo.png  always taken for words
+  -               words from standard input
+  anything else   words"""
+
+
+def modality_of_path(path: Path) -> str | None:
+    """The modality whose files have this suffix."""
+    return next((name for name, suffixes in SUFFIXES.items() if path.suffix.lower() in suffixes), None)
+
+
+def read_part(argument: str) -> str | Image | Audio:
+    """One part as typed.
+
+    Raises:
+        ValueError: it is empty, or a file of no known kind.
+        FileNotFoundError: a file that is not there; a mistyped name is never taken for words.
+    """
+    if argument == "-":
+        argument = "text:" + sys.stdin.read().rstrip("\n")
+    if argument.startswith("text:"):
+        return _words(argument.removeprefix("text:"))
+    if argument.startswith("@"):
+        return read_medium(argument[1:])
+    if modality_of_path(Path(argument)) is None:
+        return _words(argument)
+    if not os.path.isfile(os.path.expanduser(argument)):
+        raise FileNotFoundError(
+            f"{argument}: no such file; check the path, or write text:{argument!r} if you mean the words"
+        )
+    return read_medium(argument)
+
+
+def read_medium(name: str, modality: str | None = None) -> Image | Audio:
+    """A file as a part; its bytes are read later, when the model needs them."""
+    path = Path(os.path.expanduser(name))  # Path.expanduser raises for a user it does not know
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{name or '@'}: no such file; check the path (relative to {Path.cwd()})")
+    modality = modality or modality_of_path(path)
+    if modality is None:
+        known = " ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+        raise ValueError(f"{name}: the suffix {path.suffix!r} is of no known picture or sound; expected {known}")
+    return PARTS[modality](path)
+
+
+def open_model(name: str) -> "Model":
+    """The starter model, a model folder or a run folder."""
+    from sensorium.generate.interface import load
+
+    return load(None if name == STARTER else os.path.expanduser(name))
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the prompt is empty; give some text, a picture or a sound")
+    return text

@@ -1,0 +1,202 @@
+"""``sensorium train``: a recipe, with any key of its configuration overridden; or an unfinished run resumed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from sensorium import recipes
+from sensorium.commands.arguments import help_only, run_tyro
+from sensorium.config import RunConfig, SourceConfig, load_config, save_config, to_dict
+
+if TYPE_CHECKING:
+    from sensorium.train.trainer import Trainer
+
+DESCRIPTION = """Train a recipe: sensorium train RECIPE --out FOLDER [--KEY VALUE ...]
+Resume a run:   sensorium train --resume --out FOLDER
+
+Recipes: {recipes}.
+Every key of the configuration is an option (`sensorium train {first} --help` lists them all): --train.lr 1e-3,
+--data.row-length 192, --model.modalities.image.max-size 64 64.
+
+--resume continues exactly, with the saved configuration. What is named beside it, a recipe or a key, must agree
+with that: a difference is an error that names the key. Only the budget and the schedule of writing may change:
+{budget}.
+
+A run's folder holds step-*/ (models that every other verb opens), metrics.jsonl, metrics.csv, loss.png,
+samples/ and resolved.json (the whole configuration).
+
+Examples:
+  sensorium train nano --out runs/nano
+  sensorium train tiny --out runs/tiny --train.lr 1e-3 --train.max-train-s 3600 --train.sample-every 200
+  sensorium train nano --out runs/mine --data photos.parquet=pair,align questions/=chat
+  sensorium train --resume --out runs/tiny --train.num-steps 4000
+"""
+BUDGET_KEYS = (
+    *("train.num_steps", "train.max_train_s", "train.save_every", "train.keep_checkpoints"),
+    *("train.sample_every", "train.log_every"),
+)
+# Not config.json: that name would make the run's folder look like a model's.
+RESOLVED = "resolved.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Arguments of ``sensorium train`` beside the configuration."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the run."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Continue the run in that folder."""
+    data: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="PATH[=TEMPLATE,...] ...", help_behavior_hint="(default: the recipe's)")
+    ] = ()
+    """Train on these instead: Parquet files, folders of them, or starter:NAME; each has the same weight, and the
+    templates are pair unless named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(RunOptions):
+    """Arguments of ``sensorium train RECIPE``."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train, or resume."""
+    words = list(arguments)
+    recipe = words.pop(0) if words and not words[0].startswith("-") else ""
+    if help_only(words) and not recipe:
+        run_tyro(RunOptions, words, verb="train", description=_description())
+    resume = "--resume" in words
+    if not recipe and not resume:
+        raise ValueError(f"no recipe is named; give one of {', '.join(recipes.RECIPES)}, or --resume with --out")
+    start = recipes.get(recipe) if recipe else _saved_config(_folder(words))
+    verb = f"train {recipe}".strip()
+    default = Train(out=tyro.MISSING, config=start)
+    chosen: Train = run_tyro(Train, words, verb=verb, description=_description(), default=default, pairs=True)
+    config = _with_data(chosen.config, chosen.data)
+    if chosen.resume:
+        config = _reconcile(config, _saved_config(chosen.out), chosen.out, _given_keys(words))
+    return _run(config, chosen.out, resume=chosen.resume)
+
+
+def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
+    from sensorium.commands.samples import write_samples
+    from sensorium.train.checkpoint import last_checkpoint
+    from sensorium.train.trainer import Trainer
+
+    trainer = Trainer(config, out, resume=resume, sampler=write_samples)
+    if trainer.progress >= 1.0:
+        train = config.train
+        raise ValueError(
+            f"{out} is finished: step {trainer.step} of {train.num_steps}, {trainer.elapsed_s:.0f} s"
+            + (f" of {train.max_train_s:.0f}" if train.max_train_s else "")
+            + "; to go on, give a larger --train.num-steps or --train.max-train-s"
+        )
+    save_config(config, out / RESOLVED)
+    print(essentials(trainer), flush=True)
+    try:
+        final = trainer.train()
+    except KeyboardInterrupt:
+        last = last_checkpoint(out)
+        kept = f"go on from {last.name} with: sensorium train --resume --out {out}" if last else "nothing is saved yet"
+        print(f"\nstopped at step {trainer.step}; {kept}")
+        raise
+    if trainer.loader.bad:
+        print(f"{sum(trainer.loader.bad.values())} visits of {len(trainer.loader.bad)} samples could not be used, see above")
+    print(f"saved {final}\ntry it: sensorium chat --model {out}")
+    return 0
+
+
+def essentials(trainer: "Trainer") -> str:
+    """The resolved configuration in a few lines."""
+    config, model, train = trainer.config, trainer.config.model, trainer.config.train
+    num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    media = [f"{n} {list(m.max_size)} in {m.max_grid[0] * m.max_grid[1]} tokens" for n, m in model.modalities.items()]
+    sources = [f"{s.config.path} {share:.0%}" for s, share in zip(trainer.loader.sources, trainer.loader.share, strict=True)]
+    budget = f"{train.num_steps:,} steps" + (f" or {train.max_train_s:,.0f} s" if train.max_train_s else "")
+    rows = {
+        "run": f"{config.name} -> {trainer.run_folder}" + (f", from step {trainer.step}" if trainer.step else ""),
+        "model": f"{num_parameters:,} parameters, {model.dim} wide, {model.num_layers} layers, tokenizer {config.tokenizer}",
+        "media": "; ".join(media) or "none",
+        "data": ", ".join(sources),
+        "step": f"{config.data.samples_per_step} samples in rows of {config.data.row_length} tokens",
+        "budget": f"{budget}, learning rate {train.lr:g}, seed {train.seed}",
+    }
+    return "\n".join(f"{name:<8}{text}" for name, text in rows.items())
+
+
+def parse_source(text: str) -> SourceConfig:
+    """``PATH`` or ``PATH=TEMPLATE,TEMPLATE``; a template named twice is drawn twice as often."""
+    from sensorium.data.templates import TEMPLATES
+
+    path, _, names = text.partition("=")
+    templates = tuple(names.split(",")) if names else ("pair",)
+    unknown = [name for name in templates if name not in TEMPLATES]
+    if unknown:
+        raise ValueError(f"--data {text}: unknown template {unknown[0]!r}; known are {', '.join(TEMPLATES)}")
+    return SourceConfig(path=path, weight=1.0, templates=templates)
+
+
+def _with_data(config: RunConfig, data: Sequence[str]) -> RunConfig:
+    if not data:
+        return config
+    sources = tuple(parse_source(text) for text in data)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
+
+
+def _saved_config(out: Path) -> RunConfig:
+    from sensorium.train.checkpoint import last_checkpoint
+
+    found = last_checkpoint(out)
+    if not found:
+        raise FileNotFoundError(f"there is no checkpoint to resume in {out}; leave --resume out to start a new run")
+    return load_config(RunConfig, found / "config.json")
+
+
+def _reconcile(config: RunConfig, saved: RunConfig, out: Path, given: set[str]) -> RunConfig:
+    """The saved configuration with the budget that was asked for; any other difference is an error."""
+    asked, kept = _flat(to_dict(config)), _flat(to_dict(saved))
+    for key in sorted(asked.keys() | kept.keys()):
+        if key not in BUDGET_KEYS and asked.get(key) != kept.get(key):
+            raise ValueError(
+                f"{key} is {asked.get(key)!r} here and {kept.get(key)!r} in the run {out}; a run resumes with its own "
+                "configuration: leave the recipe and this key out, or start a new run with another --out"
+            )
+    budget = {key.partition(".")[2]: asked[key] for key in BUDGET_KEYS if key in given}
+    return dataclasses.replace(saved, train=dataclasses.replace(saved.train, **budget))
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries and lists as dotted keys."""
+    if isinstance(values, Mapping):
+        items = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, list | tuple) and any(isinstance(value, Mapping) for value in values):
+        items = [(str(index), value) for index, value in enumerate(values)]
+    else:
+        return {prefix: list(values) if isinstance(values, tuple) else values}
+    return {k: v for key, value in items for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _given_keys(words: Sequence[str]) -> set[str]:
+    return {word.lstrip("-").partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+
+
+def _folder(words: Sequence[str]) -> Path:
+    """``--out``, needed before the rest can be read."""
+    for index, word in enumerate(words):
+        if word.startswith("--out="):
+            return Path(word.partition("=")[2])
+        if word == "--out" and index + 1 < len(words):
+            return Path(words[index + 1])
+    raise ValueError("--resume needs --out FOLDER, the folder of the run; see `sensorium train --help`")
+
+
+def _description() -> str:
+    budget = ", ".join(key.replace("_", "-") for key in BUDGET_KEYS)
+    names = list(recipes.RECIPES)
+    return DESCRIPTION.format(recipes=", ".join(names), first=names[0], budget=budget)

@@ -1,0 +1,254 @@
+"""Configuration: frozen dataclasses that are saved as JSON with every run and every checkpoint.
+
+Nothing here imports torch, so that ``sensorium --help`` and ``import sensorium`` stay quick.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityConfig:
+    """How one kind of medium enters and leaves the model. A medium is an array ``[channels, height, width]``.
+
+    Args:
+        channels: 3 for pictures, 1 for a spectrogram (height is time in frames, width is mel bands).
+        patch: (height, width) of a patch; one patch is one token.
+        max_size: (height, width) of the largest medium; larger pictures are resized, longer sounds are cut
+            by the data path, which counts them.
+        num_encoder_layers: bidirectional blocks of its own before the trunk.
+        stem: "conv" (early convolutions, whose stride product is the patch) or "linear" (one projection).
+        refiner: a zero-initialised 3x3 convolution after un-patchifying removes seams between patches.
+        noise_mu: centre of ``t = sigmoid(N(mu, 0.8))``, the noise level in training (0 noise, 1 signal).
+        noise_scale: s in ``z = t x + (1 - t) s e``.
+    """
+
+    channels: int
+    patch: tuple[int, int]
+    max_size: tuple[int, int]
+    num_encoder_layers: int = 2
+    stem: Literal["conv", "linear"] = "conv"
+    refiner: bool = True
+    noise_mu: float = 0.0
+    noise_scale: float = 1.0
+
+    @property
+    def patch_dim(self) -> int:
+        """Values in one patch."""
+        return self.channels * self.patch[0] * self.patch[1]
+
+    @property
+    def max_grid(self) -> tuple[int, int]:
+        """Patches along height and width of the largest medium."""
+        return self.max_size[0] // self.patch[0], self.max_size[1] // self.patch[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The one transformer. Names and defaults follow Qwen3, so that public text models can be loaded.
+
+    Args:
+        dim: width of the residual stream.
+        mlp_dim: hidden width of the SwiGLU feed-forward.
+        latent_dim: width of the shared latent space that ``<emb>`` is projected to.
+        qk_norm: RMSNorm on each query and key head (Qwen3); False covers Llama and SmolLM2.
+        experts: "ffn" gives tokens of a block being generated a second feed-forward
+            (Mixture-of-Transformers, arXiv 2411.04996).
+        target: what the network predicts for a noisy patch: the clean signal "x" or the velocity "v".
+        align_loss: "softmax" (CLIP, several positives) or "sigmoid" (SigLIP).
+        modalities: name in the registry -> configuration.
+    """
+
+    vocab_size: int
+    dim: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 32
+    mlp_dim: int = 384
+    latent_dim: int = 128
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    qk_norm: bool = True
+    tie_embeddings: bool = True
+    experts: Literal["none", "ffn"] = "none"
+    target: Literal["x", "v"] = "x"
+    align_loss: Literal["softmax", "sigmoid"] = "softmax"
+    max_position: int = 4096
+    modalities: dict[str, ModalityConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}; "
+                "each key-value head serves a whole number of query heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions turn pairs: use an even number")
+        for name, modality in self.modalities.items():
+            for size, patch in zip(modality.max_size, modality.patch, strict=True):
+                if size % patch:
+                    raise ValueError(
+                        f"modality {name!r}: max_size {modality.max_size} is not a multiple of patch "
+                        f"{modality.patch}; change one of them"
+                    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of samples in the mixture.
+
+    Args:
+        path: a Parquet file or a folder of them; "starter:NAME" is a source of the embedded data.
+        weight: samples of this source in every ``sum of weights`` samples.
+        templates: how a sample becomes documents, see ``sensorium.data.templates``; one is drawn per visit.
+        split: rows of this split are used.
+    """
+
+    path: str
+    weight: float
+    templates: tuple[str, ...] = ("pair",)
+    split: str = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on and in which shape it reaches the model.
+
+    Args:
+        row_length: positions in a packed row.
+        samples_per_step: samples (not documents) that one optimiser step consumes.
+        condition_dropout: share of generation documents whose condition is emptied (for guidance).
+        media_dropout: share of question documents whose media are removed, so that the model has an honest
+            answer when there is nothing to see (and a blind baseline is in distribution).
+        augment: strength in [0, 1] of random shifts, scales, flips and colour changes of context pictures,
+            and of shifts and gain of context sounds.
+    """
+
+    sources: tuple[SourceConfig, ...]
+    row_length: int = 128
+    samples_per_step: int = 96
+    condition_dropout: float = 0.1
+    media_dropout: float = 0.1
+    augment: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimisation, budget and schedule of one run.
+
+    Args:
+        num_steps: optimiser steps; the learning rate reaches its end there.
+        max_train_s: optional wall-clock budget in seconds; the schedule then follows whichever of steps and
+            seconds is further along, so that a slow machine still anneals to the end. 0 means none.
+        lr: peak learning rate of the optimiser (matrices); vectors and embeddings use the same.
+        warmup: share of the run with a rising learning rate.
+        decay: share of the run, at its end, with a falling one.
+        w_flow, w_align, z_loss: weights of the losses beside next-token cross-entropy (1).
+        ema_decay: of the exponential moving average whose weights are saved for inference.
+        save_every, sample_every, log_every: steps; 0 means only at the end.
+    """
+
+    num_steps: int = 1000
+    max_train_s: float = 0.0
+    lr: float = 2e-3
+    min_lr_ratio: float = 0.02
+    warmup: float = 0.05
+    decay: float = 0.6
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = 1.0
+    w_text: float = 1.0
+    w_flow: float = 2.0
+    w_align: float = 0.3
+    z_loss: float = 1e-4
+    ema_decay: float = 0.995
+    seed: int = 0
+    save_every: int = 200
+    keep_checkpoints: int = 2
+    sample_every: int = 0
+    log_every: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that defines a run."""
+
+    name: str
+    tokenizer: str
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: dict[str, Any], *, where: str = "") -> T:
+    """Build a configuration from JSON values; an unknown key is an error that names the nearest known one."""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], hints, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown configuration key {where + unknown[0]!r}; the nearest known key is "
+            f"{where + near[0]!r}; rename or remove it"
+        )
+    built = {key: _convert(hints[key], value, f"{where}{key}.") for key, value in values.items()}
+    try:
+        return cls(**built)
+    except TypeError as error:
+        raise ValueError(f"configuration {where.rstrip('.') or cls.__name__}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    name = where.rstrip(".")
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ValueError(f"configuration key {name!r} is {value!r}; expected an object with fields")
+        return from_dict(typing.cast(type, hint), value, where=where)
+    if origin is dict:
+        return {key: _convert(args[1], item, f"{where}{key}.") for key, item in value.items()}
+    if origin is tuple:
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            raise ValueError(f"configuration key {name!r} is {value!r}; expected a list of {len(kinds)}")
+        return tuple(_convert(kind, item, f"{where}{i}.") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"configuration key {name!r} is {value!r}; expected one of {', '.join(map(repr, args))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise ValueError(f"configuration key {name!r} is {value!r}; expected {hint.__name__}")
+    return value
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write a configuration as indented JSON."""
+    path.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def load_config(cls: type[T], path: Path) -> T:
+    """Read a configuration; errors name the file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return from_dict(cls, values)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; a model folder holds a config.json") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,1 @@
+"""Samples: their schema, their splits and the Parquet files that hold them."""

@@ -1,0 +1,73 @@
+"""Random changes of context media that keep their name: drawn from a seeded generator, applied to arrays.
+
+What is generated is never augmented: the model should draw what the data show.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+
+def augment(array_CHW: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """A picture (several channels) or a spectrogram (one channel), changed at random.
+
+    Args:
+        array_CHW: float32, roughly in [-2, 2]; pictures in [-1, 1] with a white background at 1.
+        strength: 0 leaves the array as it is, 1 is the full range.
+    """
+    if strength <= 0:
+        return array_CHW
+    return (
+        _augment_picture(array_CHW, rng, strength)
+        if array_CHW.shape[0] > 1
+        else _augment_mel(array_CHW, rng, strength)
+    )
+
+
+def _augment_picture(x_CHW: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    C, H, W = x_CHW.shape
+    angle = rng.normal() * 0.12 * strength
+    zoom = np.exp(rng.normal(size=2) * 0.12 * strength) * np.exp(rng.normal() * 0.1 * strength)
+    shift = rng.normal(size=2) * 0.06 * strength * np.array([H, W])
+    if rng.random() < 0.5 * strength:
+        zoom[1] = -zoom[1]
+    x = _affine(x_CHW, angle, zoom, shift)
+    # Drawing styles differ in colour more than in shape: mix with grey, shift brightness, contrast and hue.
+    grey = x.mean(axis=0, keepdims=True)
+    x = grey + (x - grey) * np.float32(rng.uniform(1 - 0.9 * strength, 1 + 0.5 * strength))
+    ink = 1 - x  # distance from the white background, which stays white
+    gain = np.exp(rng.normal(size=(C, 1, 1)) * 0.12 * strength) * np.exp(rng.normal() * 0.2 * strength)
+    return np.clip(1 - ink * gain.astype(np.float32), -1.2, 1.2)
+
+
+@lru_cache(maxsize=16)
+def _centred_grid(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:
+    rows, cols = np.meshgrid(np.arange(H) - (H - 1) / 2, np.arange(W) - (W - 1) / 2, indexing="ij")
+    return rows.astype(np.float32).ravel(), cols.astype(np.float32).ravel()
+
+
+def _affine(x_CHW: np.ndarray, angle: float, zoom: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Rotate, scale (negative mirrors) and shift about the centre; bilinear; outside is the border's colour."""
+    C, H, W = x_CHW.shape
+    rows, cols = _centred_grid(H, W)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    zoom, shift = zoom.astype(np.float32), shift.astype(np.float32)
+    r = np.clip((cos * rows - sin * cols) / zoom[0] + ((H - 1) / 2 - shift[0]), 0, H - 1.001)
+    c = np.clip((sin * rows + cos * cols) / zoom[1] + ((W - 1) / 2 - shift[1]), 0, W - 1.001)
+    r0, c0 = r.astype(np.int32), c.astype(np.int32)
+    fr, fc = r - r0, c - c0
+    flat = x_CHW.reshape(C, -1)
+    at = r0 * W + c0
+    left = flat.take(at, 1) * (1 - fr) + flat.take(at + W, 1) * fr
+    right = flat.take(at + 1, 1) * (1 - fr) + flat.take(at + W + 1, 1) * fr
+    return (left * (1 - fc) + right * fc).reshape(C, H, W)
+
+
+def _augment_mel(x_1FM: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """Louder or softer, a little earlier or later, and one masked band (SpecAugment, arXiv 1904.08779)."""
+    x = x_1FM + np.float32(rng.normal() * 0.15 * strength)
+    x = np.roll(x, int(rng.integers(0, 1 + int(6 * strength))), axis=1)
+    band = int(rng.integers(0, 1 + int(12 * strength)))
+    low = int(rng.integers(0, x.shape[2] - band))
+    x[:, :, low : low + band] = x.min()
+    return x.astype(np.float32)

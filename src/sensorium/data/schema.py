@@ -1,0 +1,139 @@
+"""The one table layout of every sample, and helpers that write and check single rows.
+
+A sample is written in one of two forms. The short form is one medium and its words: `image` or `audio`, and
+`text`. The long form is a conversation: `messages`, whose parts are text or placeholders, and the lists
+`images` and `audios` with the media in the order of their placeholders. Columns that a sample does not use
+are null. Media are `struct<bytes, path>`, as the public hubs store them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from sensorium.data.splits import SPLITS
+
+SCHEMA_VERSION = 1
+
+MEDIUM = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+PART = pa.struct([("type", pa.string()), ("text", pa.string())])
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.list_(PART))])
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("concept", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("license", pa.string(), nullable=False),
+        pa.field("attribution", pa.string(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("names", pa.map_(pa.string(), pa.string())),
+        pa.field("image", MEDIUM),
+        pa.field("audio", MEDIUM),
+        pa.field("messages", pa.list_(MESSAGE)),
+        pa.field("images", pa.list_(MEDIUM)),
+        pa.field("audios", pa.list_(MEDIUM)),
+    ],
+    metadata={"sensorium_schema_version": str(SCHEMA_VERSION)},
+)
+
+ROLES = ("system", "user", "assistant")
+# The list column that holds the media of a placeholder part.
+MEDIA_LISTS = {"image": "images", "audio": "audios"}
+PART_TYPES = ("text", *MEDIA_LISTS)
+
+
+def medium(data: bytes, path: str) -> dict[str, Any]:
+    """Return one value of a media column.
+
+    Args:
+        data: the encoded file.
+        path: a file name whose suffix tells the format; nothing is read from it.
+    """
+    return {"bytes": data, "path": path}
+
+
+def message(role: str, *parts: str | Mapping[str, str]) -> dict[str, Any]:
+    """Return one message; a plain string is a text part, `{"type": "image"}` a placeholder."""
+    content = [{"type": "text", "text": part} if isinstance(part, str) else dict(part) for part in parts]
+    return {"role": role, "content": content}
+
+
+def check_row(row: Mapping[str, Any]) -> None:
+    """Check what the column types cannot say about one sample.
+
+    Raises:
+        ValueError: a column is unknown or missing, the split is not one of ours, no form or both forms are
+            used, a medium is empty, or placeholders and media differ in number.
+    """
+    name = f"sample {row.get('id')!r}"
+    unknown = sorted(set(row) - set(SAMPLE_SCHEMA.names))
+    if unknown:
+        raise ValueError(f"{name}: unknown column {unknown[0]!r}; the columns are {SAMPLE_SCHEMA.names}")
+    for column in ("id", "split", "source", "license", "attribution"):
+        if not row.get(column):
+            raise ValueError(f"{name}: column {column!r} is empty; every sample must state it")
+    if row["split"] not in SPLITS:
+        raise ValueError(f"{name}: split {row['split']!r} is not one of {SPLITS}; take it from split_of")
+    short = any(row.get(column) is not None for column in ("text", "image", "audio"))
+    if short == (row.get("messages") is not None):
+        found = "both forms" if short else "neither form"
+        raise ValueError(f"{name}: {found}; give either image/audio/text or messages")
+    for column in ("image", "audio"):
+        _check_medium(row.get(column), f"{name}: {column}")
+    if short and (row.get("images") or row.get("audios")):
+        raise ValueError(
+            f"{name}: images and audios belong to messages; use image or audio in the short form"
+        )
+    if not short:
+        _check_messages(row, name)
+
+
+def _check_messages(row: Mapping[str, Any], name: str) -> None:
+    parts: list[Mapping[str, Any]] = []
+    for turn in row["messages"]:
+        if turn["role"] not in ROLES:
+            raise ValueError(f"{name}: role {turn['role']!r} is not one of {ROLES}")
+        parts.extend(turn["content"])
+    if not parts:
+        raise ValueError(f"{name}: the messages hold no part; give at least one text or medium")
+    for part in parts:
+        if part["type"] not in PART_TYPES:
+            raise ValueError(f"{name}: part type {part['type']!r} is not one of {PART_TYPES}")
+        if part["type"] == "text" and part.get("text") is None:
+            raise ValueError(f"{name}: a text part has no text; drop the part or give its text")
+    for kind, column in MEDIA_LISTS.items():
+        media = row.get(column) or []
+        num_placeholders = sum(part["type"] == kind for part in parts)
+        if num_placeholders != len(media):
+            raise ValueError(
+                f"{name}: {num_placeholders} {kind} placeholder(s) but {len(media)} in {column}; "
+                "give one medium for each placeholder, in order"
+            )
+        for index, value in enumerate(media):
+            _check_medium(value, f"{name}: {column}[{index}]")
+
+
+def _check_medium(value: Mapping[str, Any] | None, name: str) -> None:
+    # A path alone is a reference to a file beside the shard, which readers of the hubs allow too.
+    if value is not None and not value.get("bytes") and not value.get("path"):
+        raise ValueError(f"{name}: neither bytes nor path; give the encoded file")
+
+
+def table_from_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Return checked rows as a table of `SAMPLE_SCHEMA`; columns left out are null."""
+    checked = []
+    for row in rows:
+        check_row(row)
+        checked.append({column: row.get(column) for column in SAMPLE_SCHEMA.names})
+    return pa.Table.from_pylist(checked, schema=SAMPLE_SCHEMA)
+
+
+def row_from_table(table: pa.Table, index: int) -> dict[str, Any]:
+    """Return one row as plain Python values, `names` as a dictionary."""
+    row: dict[str, Any] = table.slice(index, 1).to_pylist(maps_as_pydicts="strict")[0]
+    return row

@@ -1,0 +1,163 @@
+"""Parquet files of samples, and the manifest that says what they hold."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sensorium.data.schema import SAMPLE_SCHEMA, SCHEMA_VERSION, table_from_rows
+from sensorium.data.splits import SPLITS
+
+ROW_GROUP_SIZE = 64
+MANIFEST_NAME = "manifest.json"
+
+
+def write_shard(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write samples as one Parquet file in row groups of 64; the same rows give the same bytes.
+
+    Args:
+        path: the file to write; its folder is made. A file already there is replaced only once the new one
+            is complete.
+        rows: samples as dictionaries of `SAMPLE_SCHEMA`.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        ValueError: a row breaks the schema, or two rows share an id.
+    """
+    path = Path(path)
+    table = table_from_rows(rows)
+    repeated = [value for value, count in Counter(table["id"].to_pylist()).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{path.name}: id {repeated[0]!r} occurs more than once; give every sample its own id"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        pq.write_table(
+            table, partial, row_group_size=ROW_GROUP_SIZE, compression="zstd", compression_level=19
+        )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return int(table.num_rows)
+
+
+def read_shard(path: str | os.PathLike[str], *, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file of samples.
+
+    Args:
+        path: the file.
+        columns: the columns to read; all of them when None.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not Parquet, or its columns are not those of `SAMPLE_SCHEMA`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such shard; check the path, or write one with write_shard")
+    try:
+        # Partitioning off: a folder named `a=b` on the way must not become a column.
+        table = pq.read_table(path, columns=columns, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as Parquet ({error}); write it again") from error
+    wanted = SAMPLE_SCHEMA if columns is None else pa.schema([SAMPLE_SCHEMA.field(name) for name in columns])
+    missing = [name for name in wanted.names if name not in table.schema.names]
+    if missing:
+        raise ValueError(
+            f"{path}: column {missing[0]!r} is missing; a shard has the columns {SAMPLE_SCHEMA.names}"
+        )
+    return table.select(wanted.names).cast(wanted)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file as hex digits."""
+    digest = sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def build_manifest(root: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a folder of shards holds: schema version, counts by source and split, hashes by file.
+
+    Args:
+        root: a folder with one folder per source; every file in it but the manifest itself is hashed.
+    """
+    root = Path(root)
+    files = sorted(p for p in root.rglob("*") if p.is_file() and p.name != MANIFEST_NAME)
+    counts: dict[str, Counter[str]] = {}
+    for path in files:
+        if path.suffix == ".parquet":
+            table = read_shard(path, columns=["source", "split"])
+            for source, split in zip(table["source"].to_pylist(), table["split"].to_pylist(), strict=True):
+                counts.setdefault(source, Counter())[split] += 1
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "num_rows": sum(sum(count.values()) for count in counts.values()),
+        "counts": {s: {split: counts[s][split] for split in SPLITS} for s in sorted(counts)},
+        "files": {
+            path.relative_to(root).as_posix(): {"num_bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            for path in files
+        },
+    }
+
+
+def write_manifest(root: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write `build_manifest(root)` beside the shards and return it."""
+    manifest = build_manifest(root)
+    text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+    (Path(root) / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def read_manifest(root: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the manifest of a folder of shards.
+
+    Raises:
+        FileNotFoundError: the folder has no manifest.
+        ValueError: the manifest is of another schema version.
+    """
+    path = Path(root) / MANIFEST_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no manifest; write one with write_manifest({str(root)!r})")
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: schema version {manifest.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
+            "build the data again"
+        )
+    return manifest
+
+
+def verify_manifest(root: str | os.PathLike[str]) -> None:
+    """Check that the files of a folder are those of its manifest.
+
+    Raises:
+        ValueError: a file is missing, differs, or is not in the manifest.
+    """
+    root = Path(root)
+    recorded = read_manifest(root)["files"]
+    found = {
+        p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p.name != MANIFEST_NAME
+    }
+    for name in sorted(found ^ set(recorded)):
+        state = "is missing" if name in recorded else "is not in the manifest"
+        raise ValueError(f"{root / name} {state}; build the data again")
+    for name, entry in recorded.items():
+        if file_sha256(root / name) != entry["sha256"]:
+            raise ValueError(
+                f"{root / name} differs from the manifest; restore the file or build the data again"
+            )

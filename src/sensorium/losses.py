@@ -1,0 +1,124 @@
+"""The losses of one forward pass. Each returns (sum, count), so that the caller can divide by a *global* count.
+
+Shape legend: B rows, T positions, D width, V vocabulary, P patches, N media items, M pairs, L latent width.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sensorium.config import ModelConfig
+from sensorium.model.flow import MIN_ONE_MINUS_T, Noise, add_noise, to_clean
+from sensorium.model.sensorium import Sensorium
+from sensorium.sequence.document import IGNORE
+from sensorium.sequence.packing import Batch
+
+
+class Loss(NamedTuple):
+    """A sum over ``count`` supervised items; their ratio over all ranks and micro-batches is the loss."""
+
+    sum: Tensor
+    count: Tensor
+
+
+def text_loss(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Loss, Loss]:
+    """Next-token cross-entropy, and the z-loss ``log(Z)^2`` that keeps logits from drifting (arXiv 2204.02311).
+
+    Only supervised positions reach the vocabulary projection.
+    """
+    supervised_BT = batch.labels_BT != IGNORE
+    labels = batch.labels_BT[supervised_BT]
+    logits = model.logits(hidden_BTD[supervised_BT]).float()
+    log_z = torch.logsumexp(logits, dim=-1)
+    picked = logits.gather(1, labels[:, None])[:, 0]
+    count = torch.tensor(float(len(labels)), device=hidden_BTD.device)
+    return Loss((log_z - picked).sum(), count), Loss(log_z.square().sum(), count)
+
+
+def flow_loss(
+    prediction_NCHW: Tensor, x_NCHW: Tensor, noise: Noise, valid_N1HW: Tensor, config: ModelConfig, *, noise_scale: float
+) -> Loss:
+    """Velocity loss with clean-signal prediction: ``||x_hat - x||^2 / (1 - t)^2``, ``1 - t`` clamped at 0.05.
+
+    Args:
+        prediction_NCHW: the head's output for items at levels ``noise.t_N``.
+        x_NCHW: the clean signal.
+        valid_N1HW: bool, False where an item is padding.
+
+    Returns:
+        Sum over the values of all items, and their number.
+
+    Source: JiT, arXiv 2511.13720, equations 4 to 6.
+    """
+    t_N = noise.t_N
+    z_NCHW = add_noise(x_NCHW, noise, noise_scale)
+    x_hat = to_clean(prediction_NCHW, z_NCHW, t_N, config.target)
+    error = ((x_hat - x_NCHW) / (1 - t_N).clamp_min(MIN_ONE_MINUS_T)[:, None, None, None]).float().square()
+    valid = valid_N1HW.expand_as(error)
+    return Loss((error * valid).sum(), valid.sum().float())
+
+
+def align_loss(
+    latents_a_ML: Tensor, latents_b_ML: Tensor, positives_MM: Tensor, logit_scale: Tensor, logit_bias: Tensor, kind: str
+) -> Loss:
+    """Contrastive loss between the two sides of M pairs.
+
+    Args:
+        latents_a_ML, latents_b_ML: unit vectors; row i of both is a pair.
+        positives_MM: bool, symmetric, True on the diagonal: which pairs belong together.
+        logit_scale: logarithm of the scale. logit_bias: used by "sigmoid".
+        kind: "softmax": cross-entropy in both directions against a target spread evenly over the positives
+            (CLIP, arXiv 2103.00020; several positives as in UniCL, arXiv 2204.03610). "sigmoid": one binary
+            decision per cell (SigLIP, arXiv 2303.15343).
+
+    Returns:
+        Sum over 2M anchors ("softmax") or over M anchors ("sigmoid"), and that number.
+    """
+    # CLIP's ceiling: a scale over 100 makes training unstable.
+    logits_MM = logit_scale.exp().clamp(max=100.0) * latents_a_ML @ latents_b_ML.T + logit_bias
+    M = len(logits_MM)
+    if kind == "sigmoid":
+        sign = positives_MM.float() * 2 - 1
+        return Loss(-F.logsigmoid(sign * logits_MM).sum(), torch.tensor(float(M), device=logits_MM.device))
+    target = positives_MM.float() / positives_MM.float().sum(dim=1, keepdim=True).clamp_min(1)
+    total = -(target * logits_MM.log_softmax(dim=1)).sum() - (target * logits_MM.T.log_softmax(dim=1)).sum()
+    return Loss(total, torch.tensor(2.0 * M, device=logits_MM.device))
+
+
+def compute_losses(model: Sensorium, batch: Batch, noise: dict[str, Noise]) -> dict[str, Loss]:
+    """One forward pass and all its losses: ``text``, ``z``, ``align`` and ``flow_<modality>``.
+
+    Every entry is there in every step, with count 0 where the batch has nothing for it.
+    """
+    hidden_BTD = model(batch, noise)
+    config = model.config
+    losses: dict[str, Loss] = {}
+    losses["text"], losses["z"] = text_loss(model, hidden_BTD, batch)
+    flat_hidden = hidden_BTD.flatten(0, 1)
+    for name, modality in config.modalities.items():
+        if name not in batch.targets:
+            zero = hidden_BTD.new_zeros(())
+            losses[f"flow_{name}"] = Loss(zero, zero)
+            continue
+        media = batch.targets[name]
+        prediction = model.predict(name, flat_hidden[media.token_index_P], media)
+        rows = torch.arange(prediction.shape[2], device=prediction.device)
+        cols = torch.arange(prediction.shape[3], device=prediction.device)
+        size_N2 = media.grids_N2 * torch.tensor(modality.patch, device=prediction.device)
+        valid = (rows[None, :, None] < size_N2[:, 0, None, None]) & (cols[None, None, :] < size_N2[:, 1, None, None])
+        losses[f"flow_{name}"] = flow_loss(
+            prediction, media.arrays_NCHW, noise[name], valid[:, None], config, noise_scale=modality.noise_scale
+        )
+    latents_a = model.latents(flat_hidden[batch.emb_a_M])
+    latents_b = model.latents(flat_hidden[batch.emb_b_M])
+    losses["align"] = align_loss(
+        latents_a, latents_b, batch.positives_MM, model.logit_scale, model.logit_bias, config.align_loss
+    )
+    return losses
+
+
+def touch_all_parameters(model: Sensorium) -> Tensor:
+    """A zero that depends on every parameter, so that a batch without a modality never hangs a distributed run."""
+    return sum((p.flatten()[0] for p in model.parameters() if p.requires_grad), torch.zeros(())) * 0.0

@@ -1,0 +1,57 @@
+"""Flow matching with clean-signal prediction (JiT, arXiv 2511.13720).
+
+``z = t x + (1 - t) s e`` runs from noise (t = 0) to signal (t = 1); its velocity is ``x - s e = (x - z) / (1 - t)``.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sensorium.config import ModelConfig
+from sensorium.sequence.packing import Batch
+
+MIN_ONE_MINUS_T = 0.05  # keeps the velocity loss finite near the signal (JiT, section 4)
+
+
+@dataclass
+class Noise:
+    """What a training step adds to one modality's targets.
+
+    Args:
+        t_N: noise level of each item, 0 noise .. 1 signal.
+        e_NCHW: unit Gaussian noise.
+    """
+
+    t_N: Tensor
+    e_NCHW: Tensor
+
+
+def draw_noise(batch: Batch, config: ModelConfig, generator: torch.Generator) -> dict[str, Noise]:
+    """Levels ``t = sigmoid(N(mu, 0.8))`` and noise for every target of a batch, from a seeded generator."""
+    noise = {}
+    for name, media in batch.targets.items():
+        mu = config.modalities[name].noise_mu
+        t_N = torch.sigmoid(mu + 0.8 * torch.randn(len(media.grids_N2), generator=generator))
+        e_NCHW = torch.randn(media.arrays_NCHW.shape, generator=generator)
+        noise[name] = Noise(t_N.to(media.arrays_NCHW.device), e_NCHW.to(media.arrays_NCHW.device))
+    return noise
+
+
+def add_noise(x_NCHW: Tensor, noise: Noise, noise_scale: float) -> Tensor:
+    """``z = t x + (1 - t) s e``."""
+    t = noise.t_N[:, None, None, None]
+    return t * x_NCHW + (1 - t) * noise_scale * noise.e_NCHW
+
+
+def to_clean(prediction_NCHW: Tensor, z_NCHW: Tensor, t_N: Tensor, target: Literal["x", "v"]) -> Tensor:
+    """What the network said -> its estimate of the clean signal: ``x = z + (1 - t) v``."""
+    if target == "x":
+        return prediction_NCHW
+    return z_NCHW + (1 - t_N)[:, None, None, None] * prediction_NCHW
+
+
+def velocity(x_hat_NCHW: Tensor, z_NCHW: Tensor, t_N: Tensor) -> Tensor:
+    """``(x - z) / (1 - t)`` with the clamp of training."""
+    return (x_hat_NCHW - z_NCHW) / (1 - t_N).clamp_min(MIN_ONE_MINUS_T)[:, None, None, None]

@@ -1,0 +1,76 @@
+"""Noise in, signal out: the stem of noisy patches and the head that turns hidden states into a medium."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sensorium.config import ModalityConfig, ModelConfig
+from sensorium.media.modality import Modality
+from sensorium.model.encoders import enlarge, patch_mask, patchify, unpatchify
+from sensorium.sequence.packing import MediaBatch
+
+
+class NoiseLevel(nn.Module):
+    """t in [0, 1] -> an embedding that is *added* to noisy tokens (sinusoids, then a small network)."""
+
+    def __init__(self, dim: int, num_frequencies: int = 64) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.up = nn.Linear(2 * num_frequencies, dim)
+        self.down = nn.Linear(dim, dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """``[...]`` -> ``[..., D]``."""
+        steps = torch.arange(self.num_frequencies, device=t.device, dtype=torch.float32)
+        frequency = torch.exp(-math.log(1000.0) * steps / self.num_frequencies) * 1000.0
+        angles = t[..., None] * frequency
+        return self.down(F.silu(self.up(torch.cat([angles.cos(), angles.sin()], dim=-1))))
+
+
+class PatchHead(nn.Module):
+    """The way in and out of a medium that is being generated.
+
+    ``embed`` projects noisy patches and adds the noise level; ``forward`` projects hidden states to patches,
+    puts them together and lets a zero-initialised 3x3 convolution mend the seams.
+    """
+
+    def __init__(self, config: ModelConfig, modality_config: ModalityConfig, modality: Modality) -> None:
+        super().__init__()
+        self.patch = modality_config.patch
+        self.stem = nn.Linear(modality_config.patch_dim, config.dim)
+        self.noise_level = NoiseLevel(config.dim)
+        self.out = nn.Linear(config.dim, modality_config.patch_dim)
+        channels, hidden = modality_config.channels, 16
+        self.refiner: nn.Sequential | None = None
+        if modality_config.refiner:
+            self.refiner = nn.Sequential(
+                nn.Conv2d(channels, hidden, 3, padding=1), nn.GELU(), nn.Conv2d(hidden, channels, 3, padding=1)
+            )
+
+    def embed(self, z_NCHW: Tensor, t_N: Tensor, media: MediaBatch) -> Tensor:
+        """Noisy arrays and their levels -> embeds ``[sum of P, D]``."""
+        mask_NP = self._mask(media).flatten(1)
+        x_NPD = self.stem(patchify(z_NCHW, self.patch)) + self.noise_level(t_N)[:, None]
+        return x_NPD[mask_NP]
+
+    def forward(self, hidden_PD: Tensor, media: MediaBatch) -> Tensor:
+        """Hidden states of noisy tokens, item after item -> arrays ``[N, C, H, W]``, zero where padded."""
+        mask_Nrc = self._mask(media)
+        mask_NP = mask_Nrc.flatten(1)
+        patches = self.out(hidden_PD)
+        padded = patches.new_zeros(*mask_NP.shape, patches.shape[-1])
+        padded[mask_NP] = patches
+        x_NCHW = unpatchify(padded, (mask_Nrc.shape[1], mask_Nrc.shape[2]), self.patch)
+        if self.refiner is None:
+            return x_NCHW
+        if not media.is_ragged:
+            return x_NCHW + self.refiner(x_NCHW)
+        valid = enlarge(mask_Nrc, self.patch)
+        hidden = self.refiner[1](self.refiner[0](x_NCHW)) * valid
+        return (x_NCHW + self.refiner[2](hidden)) * valid
+
+    def _mask(self, media: MediaBatch) -> Tensor:
+        H, W = media.arrays_NCHW.shape[2:]
+        return patch_mask(media.grids_N2, (H // self.patch[0], W // self.patch[1]))

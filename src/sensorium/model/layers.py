@@ -1,0 +1,132 @@
+"""The parts of a block: RMSNorm, three-axis rotary positions, grouped-query attention, SwiGLU, the block.
+
+Shape legend: B batch, T tokens (queries), S tokens (keys), D width, N heads, K kv heads, H head dim.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sensorium.config import ModelConfig
+from sensorium.model.kv_cache import LayerCache
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned scale (arXiv 1910.07467), computed in float32 as Qwen3 does."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape ending in dim -> the same shape."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def rope_tables(positions_BT3: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``[B, 1, T, H]`` for three-axis positions.
+
+    Frequency j turns by the position on axis ``j mod 3``: the axes are interleaved, so that each one sees the
+    whole range of frequencies (Qwen3-VL; Qwen2-VL, arXiv 2409.12191, gives each axis one contiguous range). A
+    text token at (p, p, p) gets exactly the angles of one-axis RoPE (arXiv 2104.09864).
+    """
+    half = head_dim // 2
+    exponent = torch.arange(0, head_dim, 2, device=positions_BT3.device, dtype=torch.float32) / head_dim
+    inverse_frequency = 1.0 / theta**exponent
+    axis = torch.arange(half, device=positions_BT3.device) % 3
+    angles = positions_BT3[..., axis].float() * inverse_frequency
+    angles = torch.cat([angles, angles], dim=-1)[:, None]
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn pairs (i, i + H/2), the "rotate half" layout of Llama and Qwen."""
+    first, second = x_BNTH.chunk(2, dim=-1)
+    return x_BNTH * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (arXiv 2305.13245) with per-head QK-norm and rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.q_proj = nn.Linear(config.dim, self.num_heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.dim, self.num_kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.dim, self.num_kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.dim, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """Attend within x, or over the cache, which then takes x in first.
+
+        Args:
+            mask: bool, broadcastable to ``[B, N, T, S]``; True where a query may see a key. None: all see all.
+        """
+        B, T, _ = x_BTD.shape
+        q_BNTH = self.q_norm(self.q_proj(x_BTD).view(B, T, self.num_heads, self.head_dim)).transpose(1, 2)
+        k_BKTH = self.k_norm(self.k_proj(x_BTD).view(B, T, self.num_kv_heads, self.head_dim)).transpose(1, 2)
+        v_BKTH = self.v_proj(x_BTD).view(B, T, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        q_BNTH, k_BKTH = apply_rope(q_BNTH, *rope), apply_rope(k_BKTH, *rope)
+        if cache is not None:
+            k_BKTH, v_BKTH = cache.put(k_BKTH, v_BKTH)
+        repeats = self.num_heads // self.num_kv_heads
+        if repeats > 1:
+            k_BKTH, v_BKTH = k_BKTH.repeat_interleave(repeats, 1), v_BKTH.repeat_interleave(repeats, 1)
+        out_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, attn_mask=mask)
+        return self.o_proj(out_BNTH.transpose(1, 2).reshape(B, T, -1))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward (arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, mlp_dim, bias=False)
+        self.up_proj = nn.Linear(dim, mlp_dim, bias=False)
+        self.down_proj = nn.Linear(mlp_dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape ending in dim -> the same shape."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: the Qwen3 block, with an optional feed-forward for generated blocks.
+
+    Args:
+        config: widths.
+        with_expert: add the second feed-forward that noisy tokens use (arXiv 2411.04996).
+    """
+
+    def __init__(self, config: ModelConfig, *, with_expert: bool = False) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.mlp = SwiGLU(config.dim, config.mlp_dim)
+        self.noisy_mlp = SwiGLU(config.dim, config.mlp_dim) if with_expert else None
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        is_noisy_BT: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Shapes as in ``Attention.forward``; ``is_noisy`` chooses the feed-forward."""
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, mask, cache)
+        h_BTD = self.post_attention_layernorm(x_BTD)
+        if self.noisy_mlp is None or is_noisy_BT is None:
+            return x_BTD + self.mlp(h_BTD)
+        # Both feed-forwards are called in every step, on as many tokens as there are (none too): every rank
+        # touches every parameter, and no token pays twice.
+        out_BTD = torch.empty_like(x_BTD)
+        out_BTD[~is_noisy_BT] = self.mlp(h_BTD[~is_noisy_BT])
+        out_BTD[is_noisy_BT] = self.noisy_mlp(h_BTD[is_noisy_BT])
+        return x_BTD + out_BTD

@@ -1,0 +1,44 @@
+"""Recipes: typed functions that return a whole run's configuration. ``sensorium train RECIPE`` runs one."""
+
+import dataclasses
+from collections.abc import Callable
+
+from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig, SourceConfig, TrainConfig
+
+STARTER_SOURCES = (
+    SourceConfig(path="starter:noto", weight=20, templates=("pair", "align", "align")),
+    SourceConfig(path="starter:fluent", weight=20, templates=("pair", "align", "align")),
+    SourceConfig(path="starter:openclipart", weight=4, templates=("align",)),
+    SourceConfig(path="starter:scratch", weight=5, templates=("pair", "align")),
+    SourceConfig(path="starter:sonic-pi", weight=3, templates=("pair", "align")),
+    SourceConfig(path="starter:asterisk-en", weight=2, templates=("transcribe", "speak")),
+    SourceConfig(path="starter:asterisk-fr", weight=1, templates=("transcribe", "speak")),
+    SourceConfig(path="starter:easy-vqa", weight=24, templates=("chat",)),
+    SourceConfig(path="starter:wordnet", weight=4, templates=("text",)),
+)
+
+
+def nano() -> RunConfig:
+    """1 M parameters, 32 px pictures in 16 tokens: trains in minutes on two CPU cores."""
+    return RunConfig(
+        name="nano",
+        tokenizer="starter-1k",
+        model=ModelConfig(
+            vocab_size=1024,
+            dim=128,
+            num_layers=4,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=32,
+            mlp_dim=384,
+            latent_dim=128,
+            modalities={
+                "image": ModalityConfig(channels=3, patch=(8, 8), max_size=(32, 32), num_encoder_layers=1),
+                "audio": ModalityConfig(
+                    channels=1, patch=(6, 100), max_size=(240, 100), num_encoder_layers=1, refiner=False
+                ),
+            },
+        ),
+        data=DataConfig(sources=STARTER_SOURCES, row_length=128, samples_per_step=96),
+        train=TrainConfig(num_steps=1000, max_train_s=235.0, lr=3e-3),
+    )

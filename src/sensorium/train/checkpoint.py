@@ -1,0 +1,113 @@
+"""Checkpoints: written beside, then renamed, so that a killed process or a full disk loses nothing.
+
+``RUN/step-000200/`` holds the model (averaged weights, for use) and ``training.safetensors`` with
+``training.json`` (raw weights, optimiser, counters, to resume). ``RUN/last`` names the newest one.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from sensorium.config import RunConfig
+from sensorium.model.sensorium import Sensorium
+from sensorium.pretrained import load_weights, read_tensors, save_model, write_file
+from sensorium.sequence.tokenizer import Tokenizer
+from sensorium.train.optimizer import EMA
+
+LAST = "last"
+STATE_TENSORS, STATE_JSON = "training.safetensors", "training.json"
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    model: Sensorium,
+    ema: EMA,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    counters: dict[str, Any],
+) -> Path:
+    """Write a checkpoint atomically and remove old ones.
+
+    Raises:
+        OSError: the disk is full, say. The unfinished folder is removed and earlier checkpoints are untouched.
+    """
+    final = run / f"step-{step:06d}"
+    partial = run / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        save_model(partial, ema.weights, config, tokenizer)
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        tensors |= _optimizer_tensors(model, optimizer)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        write_file(partial / STATE_TENSORS, to_safetensors(tensors))
+        write_file(partial / STATE_JSON, (json.dumps({"step": step, **counters}, indent=2) + "\n").encode())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        _point(run / LAST, final.name)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        last = last_checkpoint(run)
+        kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+        raise OSError(
+            error.errno, f"cannot save {final} ({error.strerror or error}); free disk space and resume: {kept}"
+        ) from error
+    for old in sorted(run.glob("step-??????"))[: -config.train.keep_checkpoints]:
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run."""
+    pointer = run / LAST
+    if pointer.is_file():
+        folder = run / pointer.read_text().strip()
+        if (folder / STATE_JSON).is_file():
+            return folder
+    # A crash between the rename and the pointer leaves a complete folder that nothing names yet.
+    complete = [folder for folder in sorted(run.glob("step-??????")) if (folder / STATE_JSON).is_file()]
+    return complete[-1] if complete else None
+
+
+def load_checkpoint(folder: Path, model: Sensorium, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore a run exactly; returns the counters, ``step`` among them."""
+    tensors = read_tensors(folder / STATE_TENSORS)
+    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    load_weights(model, weights, str(folder / STATE_TENSORS))
+    ema.load(read_tensors(folder / "model.safetensors"))
+    _load_optimizer(model, optimizer, tensors)
+    counters: dict[str, Any] = json.loads((folder / STATE_JSON).read_text())
+    return counters
+
+
+def _optimizer_tensors(model: Sensorium, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimiser state under parameter names: independent of the order of parameters in groups."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"optimizer.{key}.{names[parameter]}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def _load_optimizer(model: Sensorium, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, key, parameter = name.split(".", 2)
+            optimizer.state[parameters[parameter]][key] = value
+
+
+def _point(pointer: Path, name: str) -> None:
+    partial = pointer.with_name(f".{pointer.name}.partial")
+    write_file(partial, (name + "\n").encode())
+    os.replace(partial, pointer)

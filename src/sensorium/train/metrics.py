@@ -1,0 +1,104 @@
+"""What a run writes down: metrics.jsonl, metrics.csv, a plot of the losses, and one line on the terminal."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class MetricsLog:
+    """Appends one JSON object per step to ``metrics.jsonl``.
+
+    Lines of steps at or after ``start_step`` are dropped first: a resumed run writes each step once.
+    """
+
+    def __init__(self, run: Path, start_step: int) -> None:
+        self.path = run / "metrics.jsonl"
+        kept = [line for line in read_metrics(run) if line["step"] < start_step]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def write(self, values: dict[str, Any]) -> None:
+        """One line, flushed at once."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All lines of a run; a last line cut short by a crash is left out."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    out = []
+    for line in lines:
+        try:
+            out.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return out
+
+
+def write_csv(run: Path) -> None:
+    """``metrics.csv`` with the columns of all steps."""
+    lines = read_metrics(run)
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    with (run / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def plot_losses(run: Path) -> Path:
+    """``loss.png``: every loss over steps, smoothed, on its own scale."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = read_metrics(run)
+    names = [key for key in (lines[-1] if lines else {}) if key.startswith("loss")]
+    figure = Figure(figsize=(3.2 * max(len(names), 1), 2.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), number + 1)
+        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        steps, values = [p[0] for p in points], [p[1] for p in points]
+        axes.plot(steps, values, color="#9db4c8", linewidth=0.6)
+        axes.plot(steps, _smooth(values), color="#1b4f72", linewidth=1.6)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    path = run / "loss.png"
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _smooth(values: list[float], decay: float = 0.95) -> list[float]:
+    """Exponential average, corrected for its start."""
+    out, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
+        out.append(total / weight)
+    return out
+
+
+class Progress:
+    """One line that renews itself on a terminal, plain lines elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+
+    def show(self, values: dict[str, Any], *, num_steps: int, eta_s: float) -> None:
+        """Step, bar, each loss, learning rate, gradient norm, tokens/s, time waiting for data, ETA."""
+        done = int(20 * values["step"] / max(num_steps, 1))
+        losses = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in values.items() if k.startswith("loss_"))
+        text = (
+            f"step {values['step']}/{num_steps} [{'=' * done}{' ' * (20 - done)}] {losses} lr {values['lr']:.1e} "
+            f"norm {values['grad_norm']:.2f} {values['tokens_per_s']:.0f} tok/s wait {values['data_wait_s']:.2f}s "
+            f"ETA {int(eta_s) // 60}:{int(eta_s) % 60:02d}"
+        )
+        print(f"\r\033[K{text}" if self.live else text, end="" if self.live else "\n", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """End the line."""
+        if self.live:
+            print(file=self.stream)
