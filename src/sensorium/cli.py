@@ -14,7 +14,10 @@ import sensorium
 
 # verb: (module with main(arguments) -> exit code or None, what it does in one line)
 VERBS: dict[str, tuple[str, str]] = {
-    "quickstart": ("sensorium.commands.quickstart", "train a small model in minutes, test it, write a report"),
+    "quickstart": (
+        "sensorium.commands.quickstart",
+        "train a small model in minutes, test it, write a report",
+    ),
     "train": ("sensorium.commands.train", "train a recipe, or resume a run"),
     "generate": ("sensorium.commands.generate", "answer a prompt in text, a picture or a sound"),
     "chat": ("sensorium.commands.chat", "talk with a model, with pictures and sounds"),

@@ -24,6 +24,8 @@ class ModalityConfig:
         patch: (height, width) of a patch; one patch is one token.
         max_size: (height, width) of the largest medium; larger pictures are resized, longer sounds are cut
             by the data path, which counts them.
+        blank: the value of an empty background (white paper, silence). The encoder sees the difference to it:
+            what says nothing then gives no signal, and different media start out far apart.
         num_encoder_layers: bidirectional blocks of its own before the trunk.
         stem: "conv" (early convolutions, whose stride product is the patch) or "linear" (one projection).
         refiner: a zero-initialised 3x3 convolution after un-patchifying removes seams between patches.
@@ -34,6 +36,7 @@ class ModalityConfig:
     channels: int
     patch: tuple[int, int]
     max_size: tuple[int, int]
+    blank: float = 0.0
     num_encoder_layers: int = 2
     stem: Literal["conv", "linear"] = "conv"
     refiner: bool = True

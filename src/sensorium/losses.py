@@ -1,4 +1,4 @@
-"""The losses of one forward pass. Each returns (sum, count), so that the caller can divide by a *global* count.
+"""The losses of one forward pass. Each returns (sum, count), so that the caller divides by a *global* count.
 
 Shape legend: B rows, T positions, D width, V vocabulary, P patches, N media items, M pairs, L latent width.
 """
@@ -20,11 +20,11 @@ class Loss(NamedTuple):
     """A sum over ``count`` supervised items; their ratio over all ranks and micro-batches is the loss."""
 
     sum: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs
 
 
 def text_loss(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Loss, Loss]:
-    """Next-token cross-entropy, and the z-loss ``log(Z)^2`` that keeps logits from drifting (arXiv 2204.02311).
+    """Next-token cross-entropy, and the z-loss ``log(Z)^2`` against drifting logits (arXiv 2204.02311).
 
     Only supervised positions reach the vocabulary projection.
     """
@@ -38,7 +38,13 @@ def text_loss(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Loss,
 
 
 def flow_loss(
-    prediction_NCHW: Tensor, x_NCHW: Tensor, noise: Noise, valid_N1HW: Tensor, config: ModelConfig, *, noise_scale: float
+    prediction_NCHW: Tensor,
+    x_NCHW: Tensor,
+    noise: Noise,
+    valid_N1HW: Tensor,
+    config: ModelConfig,
+    *,
+    noise_scale: float,
 ) -> Loss:
     """Velocity loss with clean-signal prediction: ``||x_hat - x||^2 / (1 - t)^2``, ``1 - t`` clamped at 0.05.
 
@@ -61,7 +67,12 @@ def flow_loss(
 
 
 def align_loss(
-    latents_a_ML: Tensor, latents_b_ML: Tensor, positives_MM: Tensor, logit_scale: Tensor, logit_bias: Tensor, kind: str
+    latents_a_ML: Tensor,
+    latents_b_ML: Tensor,
+    positives_MM: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    kind: str,
 ) -> Loss:
     """Contrastive loss between the two sides of M pairs.
 
@@ -95,7 +106,8 @@ def compute_losses(model: Sensorium, batch: Batch, noise: dict[str, Noise]) -> d
     hidden_BTD = model(batch, noise)
     config = model.config
     losses: dict[str, Loss] = {}
-    losses["text"], losses["z"] = text_loss(model, hidden_BTD, batch)
+    text, losses["z"] = text_loss(model, hidden_BTD, batch)
+    losses["text"] = Loss(text.sum + touch_unused(model, batch), text.count)
     flat_hidden = hidden_BTD.flatten(0, 1)
     for name, modality in config.modalities.items():
         if name not in batch.targets:
@@ -107,9 +119,16 @@ def compute_losses(model: Sensorium, batch: Batch, noise: dict[str, Noise]) -> d
         rows = torch.arange(prediction.shape[2], device=prediction.device)
         cols = torch.arange(prediction.shape[3], device=prediction.device)
         size_N2 = media.grids_N2 * torch.tensor(modality.patch, device=prediction.device)
-        valid = (rows[None, :, None] < size_N2[:, 0, None, None]) & (cols[None, None, :] < size_N2[:, 1, None, None])
+        valid = (rows[None, :, None] < size_N2[:, 0, None, None]) & (
+            cols[None, None, :] < size_N2[:, 1, None, None]
+        )
         losses[f"flow_{name}"] = flow_loss(
-            prediction, media.arrays_NCHW, noise[name], valid[:, None], config, noise_scale=modality.noise_scale
+            prediction,
+            media.arrays_NCHW,
+            noise[name],
+            valid[:, None],
+            config,
+            noise_scale=modality.noise_scale,
         )
     latents_a = model.latents(flat_hidden[batch.emb_a_M])
     latents_b = model.latents(flat_hidden[batch.emb_b_M])
@@ -119,6 +138,13 @@ def compute_losses(model: Sensorium, batch: Batch, noise: dict[str, Noise]) -> d
     return losses
 
 
-def touch_all_parameters(model: Sensorium) -> Tensor:
-    """A zero that depends on every parameter, so that a batch without a modality never hangs a distributed run."""
-    return sum((p.flatten()[0] for p in model.parameters() if p.requires_grad), torch.zeros(())) * 0.0
+def touch_unused(model: Sensorium, batch: Batch) -> Tensor:
+    """A zero that depends on the parameters of encoders and heads that the batch has no media for.
+
+    Every parameter then has a gradient in every step: a rank without a modality never hangs the others, and
+    the optimiser treats a parameter alike whatever a batch happens to hold.
+    """
+    modules = [encoder for name, encoder in model.encoders.items() if name not in batch.context]
+    modules += [head for name, head in model.media_heads.items() if name not in batch.targets]
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    return sum((p.flatten()[0] for p in parameters), model.logit_scale.new_zeros(())) * 0.0

@@ -47,7 +47,14 @@ def test_packed_equals_unpacked(model: Sensorium) -> None:
         torch.testing.assert_close(hidden[rows_of(packed, index)], own[0], **CLOSE)
         for name, arrays in predictions(model, own, alone).items():
             for array in arrays:
-                assert min(float((array - other).abs().max()) for other in made[name] if other.shape == array.shape) < 3e-5
+                assert (
+                    min(
+                        float((array - other).abs().max())
+                        for other in made[name]
+                        if other.shape == array.shape
+                    )
+                    < 3e-5
+                )
 
 
 @torch.no_grad()
@@ -82,7 +89,9 @@ def test_losses_of_packed_documents_are_the_sums_of_their_own(model: Sensorium) 
 def test_encoder_gives_a_ragged_batch_what_it_gives_each_alone(model: Sensorium, modality: str) -> None:
     grids = [(2, 3), (4, 4), (1, 1), (4, 1), (1, 4)] if modality == "image" else [(1, 1), (8, 1), (3, 1)]
     items = [medium(modality, grid, n) for n, grid in enumerate(grids)]
-    arrays = np.zeros((len(items), *(max(sizes) for sizes in zip(*(i.array.shape for i in items), strict=True))), np.float32)
+    arrays = np.zeros(
+        (len(items), *(max(sizes) for sizes in zip(*(i.array.shape for i in items), strict=True))), np.float32
+    )
     for n, item in enumerate(items):
         arrays[n, :, : item.array.shape[1], : item.array.shape[2]] = item.array
     num = torch.tensor([h * w for h, w in grids])
@@ -90,7 +99,9 @@ def test_encoder_gives_a_ragged_batch_what_it_gives_each_alone(model: Sensorium,
     assert batch.is_ragged
     features = model.encoders[modality](batch).split(num.tolist())
     for item, found in zip(items, features, strict=True):
-        alone = MediaBatch(torch.from_numpy(item.array)[None], torch.tensor([item.grid]), torch.arange(len(found)))
+        alone = MediaBatch(
+            torch.from_numpy(item.array)[None], torch.tensor([item.grid]), torch.arange(len(found))
+        )
         assert not alone.is_ragged
         torch.testing.assert_close(found, model.encoders[modality](alone), **CLOSE)
 
@@ -109,7 +120,9 @@ def test_what_lies_in_the_padding_of_media_does_not_matter(model: Sensorium) -> 
     after = model(batch, noise)
     torch.testing.assert_close(before, after)
     for name in batch.targets:
-        for a, b in zip(predictions(model, before, batch)[name], predictions(model, after, batch)[name], strict=True):
+        for a, b in zip(
+            predictions(model, before, batch)[name], predictions(model, after, batch)[name], strict=True
+        ):
             torch.testing.assert_close(a, b)
 
 
@@ -131,7 +144,9 @@ def test_the_conv_stem_gives_one_feature_a_patch(patch: tuple[int, int]) -> None
     import dataclasses
 
     config = small_config()
-    changed = dataclasses.replace(config.modalities["image"], patch=patch, max_size=(patch[0] * 3, patch[1] * 3))
+    changed = dataclasses.replace(
+        config.modalities["image"], patch=patch, max_size=(patch[0] * 3, patch[1] * 3)
+    )
     try:
         model = random_model(dataclasses.replace(config, modalities={"image": changed}))
     except ValueError as error:

@@ -23,10 +23,18 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer.bytes()
 
 
-def small_config(*, stem: str = "conv", refiner: bool = True, **changes: Any) -> ModelConfig:
-    image = ModalityConfig(channels=3, patch=(4, 4), max_size=(16, 16), num_encoder_layers=1, stem=stem, refiner=refiner)  # type: ignore[arg-type]
+def small_config(*, stem: str = "conv", refiner: bool = True, bands: int = 10, **changes: Any) -> ModelConfig:
+    image = ModalityConfig(
+        channels=3, patch=(4, 4), max_size=(16, 16), num_encoder_layers=1, stem=stem, refiner=refiner
+    )  # type: ignore[arg-type]
     audio = ModalityConfig(
-        channels=1, patch=(6, 10), max_size=(48, 10), num_encoder_layers=1, stem=stem, refiner=False, noise_scale=1.5
+        channels=1,
+        patch=(6, bands),
+        max_size=(48, bands),
+        num_encoder_layers=1,
+        stem=stem,
+        refiner=False,
+        noise_scale=1.5,
     )  # type: ignore[arg-type]
     config = ModelConfig(
         vocab_size=520,
@@ -58,8 +66,10 @@ def random_model(config: ModelConfig, seed: int = 0) -> Sensorium:
     return model.eval()
 
 
-def medium(modality: str, grid: tuple[int, int], seed: int, *, noisy: bool = False) -> MediaSegment:
-    config = small_config().modalities[modality]
+def medium(
+    modality: str, grid: tuple[int, int], seed: int, *, noisy: bool = False, bands: int = 10
+) -> MediaSegment:
+    config = small_config(bands=bands).modalities[modality]
     shape = (config.channels, grid[0] * config.patch[0], grid[1] * config.patch[1])
     array = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     return MediaSegment(modality, array, grid, noisy)
@@ -83,22 +93,26 @@ def documents() -> list[Document]:
     sung = medium("audio", (5, 1), 5, noisy=True)
     last = medium("image", (4, 4), 6, noisy=True)
     return [
-        Document([medium("image", (4, 4), 0), EmbSegment("a"), text("cat", supervised=True)], "0", "name", "p", ("cat",)),
-        Document([text("cat"), EmbSegment("b"), shape_text(last), last], "0", "draw", "p", ("cat",)),
-        Document([medium("audio", (3, 1), 1), EmbSegment("a"), text("moo", supervised=True)], "1", "name", "q"),
+        Document([medium("image", (4, 4), 0), EmbSegment("a"), text("cat", supervised=True)], "0", "", "p", ("c",)),
+        Document([text("cat"), EmbSegment("b"), shape_text(last), last], "0", "", "p", ("c",)),
+        Document([medium("audio", (3, 1), 1), EmbSegment("a"), text("moo", supervised=True)], "1", "", "q"),
         Document([text("moo"), EmbSegment("b"), shape_text(sung), sung], "1", "sound", "q"),
         Document(
-            [text("edit"), medium("image", (3, 2), 2), shape_text(drawn), drawn, text("then", supervised=True),
-             shape_text(sung), sung, text("end", supervised=True)],
+            [text("edit"), medium("image", (3, 2), 2), shape_text(drawn), drawn,
+             text("then", supervised=True), shape_text(sung), sung, text("end", supervised=True)],
             "2",
             "edit",
         ),
-        Document([medium("audio", (7, 1), 3), medium("image", (1, 4), 7), text("ok?"), text("yes", supervised=True)], "3"),
+        Document(
+            [medium("audio", (7, 1), 3), medium("image", (1, 4), 7), text("ok?"), text("yes", supervised=True)], "3"
+        ),
         Document([text("only words", supervised=True)], "4"),
     ]  # fmt: skip
 
 
-def pack_documents(chosen: Sequence[Document], config: ModelConfig, *, row_length: int | None = None) -> Batch:
+def pack_documents(
+    chosen: Sequence[Document], config: ModelConfig, *, row_length: int | None = None
+) -> Batch:
     tokenizer = byte_tokenizer()
     length = max(len(layout(d.segments, pad_id=tokenizer.pad, emb_id=tokenizer.emb)) for d in chosen)
     return pack(chosen, tokenizer, config, row_length=row_length or length)
@@ -113,7 +127,9 @@ def noise_for(batch: Batch, config: ModelConfig, seed: int = 0) -> dict[str, Noi
             own = media.arrays_NCHW[n, :, : rows * patch[0], : cols * patch[1]]
             generator = torch.Generator().manual_seed(seed + int(own.double().abs().sum() * 1e6) % 2**31)
             noise[name].t_N[n] = 0.1 + 0.8 * torch.rand((), generator=generator)
-            noise[name].e_NCHW[n, :, : own.shape[1], : own.shape[2]] = torch.randn(own.shape, generator=generator)
+            noise[name].e_NCHW[n, :, : own.shape[1], : own.shape[2]] = torch.randn(
+                own.shape, generator=generator
+            )
     return noise
 
 
@@ -129,13 +145,16 @@ def predictions(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> dict[str,
         arrays = model.predict(name, hidden_BTD.flatten(0, 1)[media.token_index_P], media)
         patch = model.config.modalities[name].patch
         out[name] = [
-            a[:, : h * patch[0], : w * patch[1]] for a, (h, w) in zip(arrays, media.grids_N2.tolist(), strict=True)
+            a[:, : h * patch[0], : w * patch[1]]
+            for a, (h, w) in zip(arrays, media.grids_N2.tolist(), strict=True)
         ]
     return out
 
 
-def velocity_by_forward(model: Sensorium, prompt: Sequence[Segment], like: MediaSegment) -> Callable[[Tensor, float], Tensor]:
-    """dz/dt of a medium behind a prompt, by the training forward pass on the whole document, without a cache."""
+def velocity_by_forward(
+    model: Sensorium, prompt: Sequence[Segment], like: MediaSegment
+) -> Callable[[Tensor, float], Tensor]:
+    """dz/dt of a medium behind a prompt, by the training forward pass on the whole document: no cache."""
     config = model.config
     target = MediaSegment(like.modality, like.array, like.grid, noisy=True)
     batch = pack_documents([Document([*prompt, target])], config)

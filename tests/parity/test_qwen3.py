@@ -104,7 +104,9 @@ def test_gradients_equal_those_of_the_reference() -> None:
     found = dict(model.named_parameters())
     for name, parameter in theirs.named_parameters():
         own = found[name.removeprefix("model.")].grad
-        torch.testing.assert_close(own, parameter.grad, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            own, parameter.grad, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

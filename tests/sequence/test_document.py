@@ -12,7 +12,9 @@ PAD, EMB = 0, 4
 
 texts = st.builds(TextSegment, st.lists(st.integers(264, 519), min_size=1, max_size=5), st.booleans())
 images = st.builds(
-    lambda grid, noisy: medium("image", grid, 0, noisy=noisy), st.tuples(st.integers(1, 4), st.integers(1, 4)), st.booleans()
+    lambda grid, noisy: medium("image", grid, 0, noisy=noisy),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.booleans(),
 )
 audios = st.builds(lambda n, noisy: medium("audio", (n, 1), 0, noisy=noisy), st.integers(1, 8), st.booleans())
 segment_lists = st.lists(st.one_of(texts, images, audios, st.just(EmbSegment("a"))), min_size=1, max_size=6)
@@ -25,7 +27,9 @@ def lay(segments: list[Segment]) -> Layout:
 @given(segment_lists)
 def test_lengths_and_media_tokens(segments: list[Segment]) -> None:
     out = lay(segments)
-    assert len(out) == len(out.labels_T) == len(out.positions_T3) == len(out.block_id_T) == len(out.is_noisy_T)
+    assert (
+        len(out) == len(out.labels_T) == len(out.positions_T3) == len(out.block_id_T) == len(out.is_noisy_T)
+    )
     for number, (at, segment) in enumerate(out.media):
         span = slice(at, at + segment.grid[0] * segment.grid[1])
         # One block of its own, pad ids, all noisy or all clean, and nothing else carries its id.
@@ -87,7 +91,9 @@ def test_a_clean_copy_follows_a_noisy_block_that_is_not_last(segments: list[Segm
 
 
 def test_image_positions_are_rows_and_columns_and_audio_is_time() -> None:
-    out = lay([TextSegment([300, 301]), medium("image", (2, 3), 0), medium("audio", (2, 1), 0), TextSegment([302])])
+    out = lay(
+        [TextSegment([300, 301]), medium("image", (2, 3), 0), medium("audio", (2, 1), 0), TextSegment([302])]
+    )
     image = [[2, 2, 2], [2, 2, 3], [2, 2, 4], [2, 3, 2], [2, 3, 3], [2, 3, 4]]
     assert out.positions_T3.tolist() == [[0, 0, 0], [1, 1, 1], *image, [5, 5, 5], [6, 5, 5], [7, 7, 7]]
     assert out.end_position == 8

@@ -72,7 +72,9 @@ def test_flex_attention_gives_what_sdpa_gives() -> None:
     block = torch.where((torch.arange(T) % 30 > 12) & (doc >= 0), torch.arange(T) // 30, -1)
     noisy = (block >= 0) & (block % 2 == 0)
     q, k, v = torch.randn(3, 2, 2, T, 16, generator=generator).unbind(0)
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask(doc, block, noisy))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=attention_mask(doc, block, noisy)
+    )
     with torch.no_grad():
         given = flex_attention(q, k, v, block_mask=flex_block_mask(doc, block, noisy))
     torch.testing.assert_close(given, expected, atol=2e-6, rtol=1e-5)

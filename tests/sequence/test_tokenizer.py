@@ -8,7 +8,8 @@ from sensorium.sequence.tokenizer import CONTROL, NUM_SIZES, Tokenizer
 
 BYTES = Tokenizer.bytes()
 LEARNED = Tokenizer.train(
-    ["a red car", "ein rotes Auto", "une voiture rouge", "красная машина", "<image> <eos> <eos>"] * 8, vocab_size=600
+    ["a red car", "ein rotes Auto", "une voiture rouge", "красная машина", "<image> <eos> <eos>"] * 8,
+    vocab_size=600,
 )
 EVERY = [*CONTROL, "<image>", "<audio>", "<0>", "<255>"]
 
@@ -43,7 +44,14 @@ def test_bytes_have_no_merges_and_learned_ones_are_shorter() -> None:
 
 
 def test_control_tokens_are_left_out_of_text() -> None:
-    ids = [BYTES.user, *BYTES.encode("a"), BYTES.open_token("image"), BYTES.size_token(4), *BYTES.encode("b"), BYTES.eos]
+    ids = [
+        BYTES.user,
+        *BYTES.encode("a"),
+        BYTES.open_token("image"),
+        BYTES.size_token(4),
+        *BYTES.encode("b"),
+        BYTES.eos,
+    ]
     assert BYTES.decode(ids) == "ab"
 
 

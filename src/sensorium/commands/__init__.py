@@ -1,1 +1,1 @@
-"""One module per verb of the command line. Each has ``main(arguments)``; none imports torch before it runs."""
+"""One module per verb of the command line, with ``main(arguments)``; none imports torch before it runs."""

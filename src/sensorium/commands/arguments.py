@@ -1,4 +1,4 @@
-"""Arguments of a verb: a frozen dataclass read by tyro, with words allowed before, between and after options."""
+"""Arguments of a verb: a frozen dataclass read by tyro, with words before, between and after options."""
 
 import contextlib
 import dataclasses
@@ -55,7 +55,9 @@ def split_words(cls: type, arguments: Sequence[str], verb: str) -> tuple[list[st
             name = argument.lstrip("-").partition("=")[0].replace("-", "_")
             if name not in arity or not argument.startswith("--"):
                 near = difflib.get_close_matches(argument, known, n=1, cutoff=0.0)[0]
-                raise ValueError(f"unknown option {argument}; the nearest is {near}; see `sensorium {verb} --help`")
+                raise ValueError(
+                    f"unknown option {argument}; the nearest is {near}; see `sensorium {verb} --help`"
+                )
             given.add(name)
             num_values = 0 if "=" in argument else arity[name]
             options += [argument, *waiting[:num_values]]
@@ -64,7 +66,13 @@ def split_words(cls: type, arguments: Sequence[str], verb: str) -> tuple[list[st
 
 
 def run_tyro(
-    cls: Any, arguments: Sequence[str], *, verb: str, description: str, default: Any = None, pairs: bool = False
+    cls: Any,
+    arguments: Sequence[str],
+    *,
+    verb: str,
+    description: str,
+    default: Any = None,
+    pairs: bool = False,
 ) -> Any:
     """``tyro.cli`` whose complaint is a ValueError of one sentence instead of a box.
 
@@ -124,7 +132,8 @@ def _complaint(box: str) -> str:
         text = f"unknown option {', '.join(names)}"
         near = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(lines))
         text += f"; the nearest is {near[1]}" if near else ""
-    return text or "the arguments cannot be read"
+    missing = re.match(r"Missing from [^:]*: (--\S+(?: [A-Z]+)?)", text)
+    return f"{missing[1]} is missing" if missing else text or "the arguments cannot be read"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from sensorium.commands.arguments import parse
-from sensorium.commands.parts import PARTS, STARTER, open_model, read_medium
+from sensorium.commands.parts import PARTS, STARTER, check_part, open_model, read_medium
 
 HELP = """  /image FILE   add a picture to what you say next
   /audio FILE   add a sound to what you say next
@@ -20,7 +20,7 @@ HELP = """  /image FILE   add a picture to what you say next
   /help         this list
   /quit         leave (as does the end of input)
 An empty line sends the pictures and sounds that wait."""
-DESCRIPTION = f"""Talk with a model, with pictures and sounds. Lines are read from the terminal or from a pipe.
+DESCRIPTION = f"""Talk with a model, with pictures and sounds, from the terminal or from a pipe.
 
 Commands:
 {HELP}
@@ -110,7 +110,7 @@ def _command(line: str, talk: Conversation) -> bool:
     argument = argument.strip()
     known = (*PARTS, "reset", "save", "help", "quit")
     if name in PARTS:
-        talk.waiting.append(_checked(read_medium(argument, name)))
+        talk.waiting.append(check_part(read_medium(argument, name)))
         print(f"({name} {argument})")
     elif name == "reset":
         talk.messages, talk.waiting = [], []
@@ -126,12 +126,6 @@ def _command(line: str, talk: Conversation) -> bool:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown command /{name}; the nearest is /{near}; /help lists them all")
     return name != "quit"
-
-
-def _checked(part: Any) -> Any:
-    """Decode at once, so that a broken file is told where it was named."""
-    part.pixels() if hasattr(part, "pixels") else part.waveform()
-    return part
 
 
 def _lines(live: bool) -> Iterator[str]:

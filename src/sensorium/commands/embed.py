@@ -12,9 +12,10 @@ import tyro
 
 from sensorium.commands.arguments import parse
 from sensorium.commands.parts import STARTER, SYNTAX, open_model, read_part
+from sensorium.media.parts import Audio, Image
 
-DESCRIPTION = f"""Turn words, pictures and sounds into unit vectors of one space: the dot product of two is how
-alike they are. Prints one JSON object a line: {{"part": ..., "embedding": [...]}}.
+DESCRIPTION = f"""Turn words, pictures and sounds into unit vectors of one space: the dot product of two is
+how alike they are. Prints one JSON object a line: {{"part": ..., "embedding": [...]}}.
 
 {SYNTAX}
 Without parts, or with -, parts are read from standard input, one a line.
@@ -77,7 +78,9 @@ def _finish(vectors: np.ndarray, names: list[str], chosen: Embed, out: Path | No
         np.save(out, vectors)
     summary = {"model": chosen.model, "shape": list(vectors.shape)}
     if chosen.json:
-        extra = {"file": str(out)} if out else {"parts": names, "embeddings": [_numbers(row) for row in vectors]}
+        extra = (
+            {"file": str(out)} if out else {"parts": names, "embeddings": [_numbers(row) for row in vectors]}
+        )
         print(json.dumps(summary | extra, ensure_ascii=False))
     else:
         print(f"{out}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers")
@@ -94,7 +97,7 @@ def _names(parts: Sequence[str]) -> Iterator[str]:
             yield from (line.rstrip("\r\n") for line in sys.stdin)
 
 
-def _part(number: int, name: str) -> object:
+def _part(number: int, name: str) -> str | Image | Audio:
     try:
         return read_part(name)
     except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from sensorium.commands.arguments import parse
-from sensorium.commands.parts import STARTER, SYNTAX, modality_of_path, open_model, read_part
+from sensorium.commands.parts import STARTER, SYNTAX, check_part, modality_of_path, open_model, read_part
 
 DESCRIPTION = f"""Answer a prompt in text, a picture or a sound. The parts of the prompt are taken in order.
 
@@ -43,7 +43,9 @@ class Generate:
         str, tyro.conf.arg(metavar="KIND", help_behavior_hint="(default: by the suffix of --out, else text)")
     ] = ""
     """text, image or audio."""
-    out: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: image.png, audio.wav)")] = ""
+    out: Annotated[
+        str, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: image.png, audio.wav)")
+    ] = ""
     """Where the answer is saved; text goes to the terminal unless this is given."""
     json: bool = False
     """Print one JSON object instead."""
@@ -84,14 +86,14 @@ NOT_OPTIONS = {"prompt", "model", "output", "out", "json"}
 def main(arguments: Sequence[str]) -> int:
     """Generate, then print or save."""
     chosen, given = parse(Generate, arguments, verb="generate", description=DESCRIPTION)
-    prompt = [read_part(part) for part in chosen.prompt]
+    prompt = [check_part(read_part(part)) for part in chosen.prompt]
     if not prompt:
         raise ValueError("the prompt is empty; give some text, a picture or a sound")
     output = _output(chosen)
     out = _out_file(chosen.out, output)
     # Only what was asked for is passed on: an option of another output is an error there, never ignored.
     options = {name: getattr(chosen, name) for name in given - NOT_OPTIONS}
-    model = open_model(chosen.model)
+    model: Any = open_model(chosen.model)  # it knows its modalities and refuses others
     marks = {"output": output, "model": chosen.model, "seed": chosen.seed}
     if output == "text":
         _write_text(model, prompt, options, out, marks, as_json=chosen.json)
@@ -103,7 +105,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _write_text(
-    model: Any, prompt: Any, options: dict[str, Any], out: Path | None, marks: dict[str, Any], *, as_json: bool
+    model: Any,
+    prompt: Any,
+    options: dict[str, Any],
+    out: Path | None,
+    marks: dict[str, Any],
+    *,
+    as_json: bool,
 ) -> None:
     pieces: list[str] = []
     for piece in model.generate(prompt, "text", stream=True, **options):
@@ -127,7 +135,8 @@ def _output(chosen: Generate) -> str:
     by_suffix = (modality_of_path(Path(chosen.out)) or "text") if chosen.out else ""
     if chosen.output and by_suffix and chosen.output != by_suffix:
         raise ValueError(
-            f"--out {chosen.out} is a file for {by_suffix} and --output is {chosen.output}; make them agree or leave one out"
+            f"--out {chosen.out} is a file for {by_suffix} and --output is {chosen.output}; "
+            "make them agree or leave one out"
         )
     return chosen.output or by_suffix or "text"
 

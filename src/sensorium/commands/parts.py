@@ -1,10 +1,10 @@
 """What a person types as a part of a prompt -> text, a picture or a sound; and the model they name.
 
-    photo.png, ~/a.wav   an existing file with the suffix of a picture or a sound
-    @photo.png           always a file
-    text:photo.png       always words
-    -                    words from standard input
-    anything else        words
+photo.png, ~/a.wav   an existing file with the suffix of a picture or a sound
+@photo.png           always a file
+text:photo.png       always words
+-                    words from standard input
+anything else        words
 """
 
 import os
@@ -69,15 +69,43 @@ def read_medium(name: str, modality: str | None = None) -> Image | Audio:
     modality = modality or modality_of_path(path)
     if modality is None:
         known = " ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
-        raise ValueError(f"{name}: the suffix {path.suffix!r} is of no known picture or sound; expected {known}")
+        raise ValueError(
+            f"{name}: the suffix {path.suffix!r} is of no known picture or sound; expected {known}"
+        )
     return PARTS[modality](path)
+
+
+def check_part(part: str | Image | Audio) -> str | Image | Audio:
+    """Decode a medium, so that a broken file is told at once, before a model is loaded or more is typed."""
+    if isinstance(part, Image):
+        part.pixels()
+    elif isinstance(part, Audio):
+        part.waveform()
+    return part
 
 
 def open_model(name: str) -> "Model":
     """The starter model, a model folder or a run folder."""
     from sensorium.generate.interface import load
 
-    return load(None if name == STARTER else os.path.expanduser(name))
+    return load(starter_model() if name == STARTER else os.path.expanduser(name))
+
+
+def starter_model() -> Path:
+    """The folder of the model that ships with the package.
+
+    Raises:
+        FileNotFoundError: none ships with this version.
+    """
+    import sensorium.starter
+
+    folder = getattr(sensorium.starter, "STARTER_MODEL", None)
+    if folder is None or not Path(folder).is_dir():
+        raise FileNotFoundError(
+            "no starter model ships with this version; train one with `sensorium quickstart` "
+            "and name its folder with --model"
+        )
+    return Path(folder)
 
 
 def _words(text: str) -> str:

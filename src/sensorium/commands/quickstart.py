@@ -37,7 +37,9 @@ def main(arguments: Sequence[str]) -> int:
 
     config = recipes.get(chosen.recipe)
     if "max_train_s" in given:
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, max_train_s=chosen.max_train_s))
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, max_train_s=chosen.max_train_s)
+        )
     from sensorium.quickstart import run
 
     run(chosen.out, config, overwrite=chosen.overwrite)

@@ -39,7 +39,7 @@ def write_samples(trainer: Trainer, folder: Path) -> None:
     """
     network = copy.deepcopy(trainer.model).eval()
     network.load_state_dict(trainer.ema.weights)
-    model = Model(network, trainer.tokenizer, trainer.config)
+    model: Any = Model(network, trainer.tokenizer, trainer.config)
     lines = [f"step {trainer.step}"]
     for prompt in fixed_prompts(trainer.loader.sources):
         if prompt.output == "text":
@@ -62,9 +62,13 @@ def fixed_prompts(sources: list[Source]) -> Iterator[FixedPrompt]:
     if asked:
         parts, question, truth = _question(asked)
         yield FixedPrompt(f"answer to {question!r} on {asked['id']}", parts, "text", truth)
-    # A named sound is asked for by its name; where there is only speech, by the words of the "speak" template.
-    sound = _first(sources, lambda s: s.rows[0]["audio"] and s.rows[0]["text"] and "pair" in s.config.templates)
-    speech = _first(sources, lambda s: s.rows[0]["audio"] and s.rows[0]["text"] and "speak" in s.config.templates)
+    # A named sound is asked for by its name; where there is only speech, in the words of its template.
+    sound = _first(
+        sources, lambda s: s.rows[0]["audio"] and s.rows[0]["text"] and "pair" in s.config.templates
+    )
+    speech = _first(
+        sources, lambda s: s.rows[0]["audio"] and s.rows[0]["text"] and "speak" in s.config.templates
+    )
     if sound or speech:
         text = sound["text"] if sound else f"say {speech['text']}"
         yield FixedPrompt(f"sound of {text!r}", (text,), "audio", file="sound.wav")

@@ -1,4 +1,4 @@
-"""``sensorium train``: a recipe, with any key of its configuration overridden; or an unfinished run resumed."""
+"""``sensorium train``: a recipe, with any key of its configuration overridden; or a run resumed."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,16 @@ from sensorium.config import RunConfig, SourceConfig, load_config, save_config, 
 if TYPE_CHECKING:
     from sensorium.train.trainer import Trainer
 
-DESCRIPTION = """Train a recipe: sensorium train RECIPE --out FOLDER [--KEY VALUE ...]
-Resume a run:   sensorium train --resume --out FOLDER
+DESCRIPTION = """Train a recipe, or resume a run:
+  sensorium train RECIPE --out FOLDER [--KEY VALUE ...]
+  sensorium train [RECIPE] --resume --out FOLDER [--KEY VALUE ...]
 
-Recipes: {recipes}.
-Every key of the configuration is an option (`sensorium train {first} --help` lists them all): --train.lr 1e-3,
---data.row-length 192, --model.modalities.image.max-size 64 64.
+Recipes: {recipes}. Every key of the configuration is an option, such as --train.lr 1e-3,
+--data.row-length 192, --model.modalities.image.max-size 64 64 (`sensorium train {first} --help` lists them).
 
---resume continues exactly, with the saved configuration. What is named beside it, a recipe or a key, must agree
-with that: a difference is an error that names the key. Only the budget and the schedule of writing may change:
-{budget}.
+--resume continues exactly, with the saved configuration. What is named beside it, a recipe or a key, must
+agree with that: a difference is an error that names the key. Only the budget and the schedule of writing may
+change: {budget}.
 
 A run's folder holds step-*/ (models that every other verb opens), metrics.jsonl, metrics.csv, loss.png,
 samples/ and resolved.json (the whole configuration).
@@ -52,10 +52,11 @@ class RunOptions:
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run in that folder."""
     data: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="PATH[=TEMPLATE,...] ...", help_behavior_hint="(default: the recipe's)")
+        tuple[str, ...],
+        tyro.conf.arg(metavar="PATH[=TEMPLATE,...] ...", help_behavior_hint="(default: the recipe's)"),
     ] = ()
-    """Train on these instead: Parquet files, folders of them, or starter:NAME; each has the same weight, and the
-    templates are pair unless named."""
+    """Train on these instead: Parquet files, folders of them, or starter:NAME; all have the same weight, and
+    the templates are pair unless named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,9 @@ def main(arguments: Sequence[str]) -> int:
         run_tyro(RunOptions, words, verb="train", description=_description())
     resume = "--resume" in words
     if not recipe and not resume:
-        raise ValueError(f"no recipe is named; give one of {', '.join(recipes.RECIPES)}, or --resume with --out")
+        raise ValueError(
+            f"no recipe is named; give one of {', '.join(recipes.RECIPES)}, or --resume with --out"
+        )
     start = recipes.get(recipe) if recipe else _saved_config(_folder(words))
     verb = f"train {recipe}".strip()
     default = Train(out=tyro.MISSING, config=start)
@@ -103,11 +106,15 @@ def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
         final = trainer.train()
     except KeyboardInterrupt:
         last = last_checkpoint(out)
-        kept = f"go on from {last.name} with: sensorium train --resume --out {out}" if last else "nothing is saved yet"
+        kept = (
+            f"go on from {last.name} with: sensorium train --resume --out {out}"
+            if last
+            else "nothing is saved yet"
+        )
         print(f"\nstopped at step {trainer.step}; {kept}")
         raise
     if trainer.loader.bad:
-        print(f"{sum(trainer.loader.bad.values())} visits of {len(trainer.loader.bad)} samples could not be used, see above")
+        print(f"{len(trainer.loader.bad)} samples could not be used; the warnings above name them")
     print(f"saved {final}\ntry it: sensorium chat --model {out}")
     return 0
 
@@ -116,12 +123,20 @@ def essentials(trainer: "Trainer") -> str:
     """The resolved configuration in a few lines."""
     config, model, train = trainer.config, trainer.config.model, trainer.config.train
     num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    media = [f"{n} {list(m.max_size)} in {m.max_grid[0] * m.max_grid[1]} tokens" for n, m in model.modalities.items()]
-    sources = [f"{s.config.path} {share:.0%}" for s, share in zip(trainer.loader.sources, trainer.loader.share, strict=True)]
+    media = [
+        f"{n} {list(m.max_size)} in {m.max_grid[0] * m.max_grid[1]} tokens"
+        for n, m in model.modalities.items()
+    ]
+    sources = [
+        f"{s.config.path} {share:.0%}"
+        for s, share in zip(trainer.loader.sources, trainer.loader.share, strict=True)
+    ]
     budget = f"{train.num_steps:,} steps" + (f" or {train.max_train_s:,.0f} s" if train.max_train_s else "")
     rows = {
-        "run": f"{config.name} -> {trainer.run_folder}" + (f", from step {trainer.step}" if trainer.step else ""),
-        "model": f"{num_parameters:,} parameters, {model.dim} wide, {model.num_layers} layers, tokenizer {config.tokenizer}",
+        "run": f"{config.name} -> {trainer.run_folder}"
+        + (f", from step {trainer.step}" if trainer.step else ""),
+        "model": f"{num_parameters:,} parameters, {model.dim} wide, {model.num_layers} layers",
+        "text": f"tokenizer {config.tokenizer}",
         "media": "; ".join(media) or "none",
         "data": ", ".join(sources),
         "step": f"{config.data.samples_per_step} samples in rows of {config.data.row_length} tokens",
@@ -154,7 +169,9 @@ def _saved_config(out: Path) -> RunConfig:
 
     found = last_checkpoint(out)
     if not found:
-        raise FileNotFoundError(f"there is no checkpoint to resume in {out}; leave --resume out to start a new run")
+        raise FileNotFoundError(
+            f"there is no checkpoint to resume in {out}; leave --resume out to start a new run"
+        )
     return load_config(RunConfig, found / "config.json")
 
 
@@ -164,8 +181,9 @@ def _reconcile(config: RunConfig, saved: RunConfig, out: Path, given: set[str]) 
     for key in sorted(asked.keys() | kept.keys()):
         if key not in BUDGET_KEYS and asked.get(key) != kept.get(key):
             raise ValueError(
-                f"{key} is {asked.get(key)!r} here and {kept.get(key)!r} in the run {out}; a run resumes with its own "
-                "configuration: leave the recipe and this key out, or start a new run with another --out"
+                f"{key} is {asked.get(key)!r} here and {kept.get(key)!r} in the run {out}; "
+                "a run resumes with its own configuration: leave the recipe and this key out, "
+                "or start a new run with another --out"
             )
     budget = {key.partition(".")[2]: asked[key] for key in BUDGET_KEYS if key in given}
     return dataclasses.replace(saved, train=dataclasses.replace(saved.train, **budget))
@@ -179,7 +197,9 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
         items = [(str(index), value) for index, value in enumerate(values)]
     else:
         return {prefix: list(values) if isinstance(values, tuple) else values}
-    return {k: v for key, value in items for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
+    return {
+        k: v for key, value in items for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 def _given_keys(words: Sequence[str]) -> set[str]:

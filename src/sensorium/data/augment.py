@@ -26,18 +26,32 @@ def augment(array_CHW: np.ndarray, rng: np.random.Generator, strength: float) ->
 
 def _augment_picture(x_CHW: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
     C, H, W = x_CHW.shape
-    angle = rng.normal() * 0.12 * strength
-    zoom = np.exp(rng.normal(size=2) * 0.12 * strength) * np.exp(rng.normal() * 0.1 * strength)
-    shift = rng.normal(size=2) * 0.06 * strength * np.array([H, W])
+    angle = rng.normal() * 0.1 * strength
+    zoom = np.exp(rng.uniform(-0.5, 0.1) * strength + rng.normal(size=2) * 0.06 * strength)
+    shift = rng.normal(size=2) * 0.04 * strength * np.array([H, W])
     if rng.random() < 0.5 * strength:
         zoom[1] = -zoom[1]
     x = _affine(x_CHW, angle, zoom, shift)
     # Drawing styles differ in colour more than in shape: mix with grey, shift brightness, contrast and hue.
     grey = x.mean(axis=0, keepdims=True)
-    x = grey + (x - grey) * np.float32(rng.uniform(1 - 0.9 * strength, 1 + 0.5 * strength))
+    x = grey + (x - grey) * np.float32(rng.uniform(1 - 0.7 * strength, 1 + 0.5 * strength))
     ink = 1 - x  # distance from the white background, which stays white
-    gain = np.exp(rng.normal(size=(C, 1, 1)) * 0.12 * strength) * np.exp(rng.normal() * 0.2 * strength)
-    return np.clip(1 - ink * gain.astype(np.float32), -1.2, 1.2)
+    gain = np.exp(rng.normal(size=(C, 1, 1)) * 0.1 * strength) * np.exp(rng.normal() * 0.15 * strength)
+    x = 1 - ink * gain.astype(np.float32)
+    if rng.random() < 0.5 * strength:
+        x = _outline(x, rng)
+    return np.clip(x, -1.2, 1.2)
+
+
+def _outline(x_CHW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Redraw as a coloured line drawing: few flat tones inside, dark lines where the picture changes."""
+    down = np.abs(np.diff(x_CHW, axis=1, append=1.0)).max(axis=0)
+    right = np.abs(np.diff(x_CHW, axis=2, append=1.0)).max(axis=0)
+    threshold = rng.uniform(0.25, 0.7)
+    line = np.clip((np.maximum(down, right) - threshold) * 3, 0, 1).astype(np.float32)
+    levels = np.float32(rng.integers(2, 6))
+    flat = np.round(x_CHW * levels) / levels
+    return flat * (1 - line) - line * np.float32(rng.uniform(0.4, 1.0))
 
 
 @lru_cache(maxsize=16)

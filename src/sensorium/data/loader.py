@@ -91,15 +91,11 @@ def load_sample(
 ) -> Sample:
     """A row with its media as arrays; ``rng`` None means no augmentation."""
     row = source.rows[index]
-    found: list[tuple[str, dict[str, Any]]] = [(m, row[m]) for m in ("image", "audio") if row.get(m)]
+    # The short form has a column named after its modality, the long form a list of media in order of its parts.
+    found: list[tuple[str, dict[str, Any]]] = [(name, row[name]) for name in model.modalities if row.get(name)]
     if row.get("messages"):
-        waiting = {"image": iter(row.get("images") or []), "audio": iter(row.get("audios") or [])}
-        kinds = [
-            part["type"]
-            for message in row["messages"]
-            for part in message["content"]
-            if part["type"] != "text"
-        ]
+        waiting = {name: iter(row.get(f"{name}s") or []) for name in model.modalities}
+        kinds = [part["type"] for message in row["messages"] for part in message["content"] if part["type"] != "text"]
         found = [(kind, next(waiting[kind])) for kind in kinds]
     media = []
     for ordinal, (kind, medium) in enumerate(found):

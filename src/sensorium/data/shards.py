@@ -136,8 +136,8 @@ def read_manifest(root: str | os.PathLike[str]) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
-            f"{path}: schema version {manifest.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
-            "build the data again"
+            f"{path}: schema version {manifest.get('schema_version')!r}, "
+            f"this version reads {SCHEMA_VERSION}; build the data again"
         )
     return manifest
 

@@ -1,0 +1,1 @@
+"""Answers: text, pictures and sounds from a trained model."""

@@ -5,7 +5,7 @@ A batch's rows have lengths of their own, so prompts of any length run together 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from sensorium.generate.sampling import integrate, sample_token
 from sensorium.media.modality import get_modality
 from sensorium.model.flow import to_clean, velocity
 from sensorium.model.kv_cache import KVCache
-from sensorium.model.sensorium import NoisyMedia, Sensorium
+from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.document import Document, Segment, TextSegment, layout
 from sensorium.sequence.mask import attention_mask
 from sensorium.sequence.packing import Batch, MediaBatch, pack_layouts
@@ -96,7 +96,9 @@ class Engine:
         longest = max(len(item) for item in layouts)
         limit = self.model.config.max_position
         if longest > limit:
-            raise ValueError(f"the prompt has {longest} tokens and the model takes {limit}; shorten it or send less media")
+            raise ValueError(
+                f"the prompt has {longest} tokens and the model takes {limit}; shorten it or send less media"
+            )
         return pack_layouts(
             [Document(p) for p in prompts], layouts, self.model.config, row_length=longest, one_per_row=True
         )
@@ -113,7 +115,9 @@ class Engine:
         cache.commit()
         return State(cache, hidden[:, 0], state.position_B + 1)
 
-    def generate_text(self, prompts: Sequence[Sequence[Segment]], options: TextOptions) -> Iterator[list[int | None]]:
+    def generate_text(
+        self, prompts: Sequence[Sequence[Segment]], options: TextOptions
+    ) -> Iterator[list[int | None]]:
         """Yield one list per step with the new token of each row, None for rows that have ended."""
         state = self.prefill(prompts, room=options.max_tokens)
         generators = [torch.Generator().manual_seed(options.seed) for _ in prompts]
@@ -122,8 +126,16 @@ class Engine:
             logits_BV = self._text_logits(state)
             step: list[int | None] = []
             for row, generator in enumerate(generators):
-                token = self.tokenizer.eos if ended[row] else sample_token(
-                    logits_BV[row], temperature=options.temperature, top_p=options.top_p, top_k=options.top_k, generator=generator
+                token = (
+                    self.tokenizer.eos
+                    if ended[row]
+                    else sample_token(
+                        logits_BV[row],
+                        temperature=options.temperature,
+                        top_p=options.top_p,
+                        top_k=options.top_k,
+                        generator=generator,
+                    )
                 )
                 ended[row] = ended[row] or token == self.tokenizer.eos
                 step.append(None if ended[row] else token)
@@ -131,7 +143,9 @@ class Engine:
                 return
             yield step
             if number + 1 < options.max_tokens:
-                state = self.decode_step(state, torch.tensor([self.tokenizer.eos if t is None else t for t in step]))
+                state = self.decode_step(
+                    state, torch.tensor([self.tokenizer.eos if t is None else t for t in step])
+                )
 
     @torch.inference_mode()
     def _text_logits(self, state: State) -> Tensor:
@@ -156,7 +170,11 @@ class Engine:
             unconditional: what guidance moves away from, one for each prompt.
         """
         config = self.model.config.modalities[modality]
-        grids = [self._check_grid(modality, options.grid)] * len(prompts) if options.grid else self.choose_grids(modality, prompts)
+        grids = (
+            [self._check_grid(modality, options.grid)] * len(prompts)
+            if options.grid
+            else self.choose_grids(modality, prompts)
+        )
         guided = options.guidance_scale != 1.0
         rows = [*prompts, *unconditional] if guided else list(prompts)
         opened = [[*row, self._shape(modality, grids[i % len(prompts)])] for i, row in enumerate(rows)]
@@ -180,7 +198,9 @@ class Engine:
         z = integrate(slope, z, num_steps=options.num_steps, solver=options.solver)
         return [z[n, :, : h * config.patch[0], : w * config.patch[1]] for n, (h, w) in enumerate(grids)]
 
-    def _velocity(self, modality: str, state: State, grids: Sequence[tuple[int, int]], z_NCHW: Tensor, t: float) -> Tensor:
+    def _velocity(
+        self, modality: str, state: State, grids: Sequence[tuple[int, int]], z_NCHW: Tensor, t: float
+    ) -> Tensor:
         """Velocity of the noisy blocks behind each row's prompt; the cache is left as it was."""
         config = self.model.config
         modality_config = config.modalities[modality]
@@ -188,7 +208,7 @@ class Engine:
         num_new = media.num_patches_N
         B, T = len(grids), int(num_new.max())
         t_N = torch.full((B,), t)
-        head = self.model.media_heads[modality]
+        head: Any = self.model.media_heads[modality]
         x_BTD = z_NCHW.new_zeros(B * T, config.dim)
         x_BTD = x_BTD.index_copy(0, media.token_index_P, head.embed(z_NCHW, t_N, media)).view(B, T, -1)
         offsets = torch.zeros(B * T, 3, dtype=torch.int64)
@@ -205,7 +225,7 @@ class Engine:
     def choose_grids(self, modality: str, prompts: Sequence[Sequence[Segment]]) -> list[tuple[int, int]]:
         """The sizes that the model itself gives, as next tokens; only sizes it can draw are allowed."""
         limits = self.model.config.modalities[modality].max_grid
-        axes = [limit for limit in limits if limit > 1]
+        axes = limits if limits[1] > 1 else limits[:1]
         opening = TextSegment([self.tokenizer.open_token(modality)])
         state = self.prefill([[*p, opening] for p in prompts], room=len(axes))
         sizes = []
@@ -219,12 +239,17 @@ class Engine:
     def _check_grid(self, modality: str, grid: tuple[int, int]) -> tuple[int, int]:
         limits = self.model.config.modalities[modality].max_grid
         if any(not 1 <= size <= limit for size, limit in zip(grid, limits, strict=True)):
-            raise ValueError(f"{modality} of {grid[0]} x {grid[1]} patches; this model draws 1 to {limits[0]} x 1 to {limits[1]}")
+            raise ValueError(
+                f"{modality} of {grid[0]} x {grid[1]} patches; this model draws 1 to {limits[0]} x 1 to "
+                f"{limits[1]}"
+            )
         return grid
 
     def _shape(self, modality: str, grid: tuple[int, int]) -> TextSegment:
         sizes = grid if self.model.config.modalities[modality].max_grid[1] > 1 else grid[:1]
-        return TextSegment([self.tokenizer.open_token(modality), *(self.tokenizer.size_token(s) for s in sizes)])
+        return TextSegment(
+            [self.tokenizer.open_token(modality), *(self.tokenizer.size_token(s) for s in sizes)]
+        )
 
 
 def _blank_media(grids: Sequence[tuple[int, int]], channels: int, patch: tuple[int, int]) -> MediaBatch:

@@ -1,16 +1,16 @@
 """The door of the Python interface: ``sm.load()`` returns a ``Model`` that generates and embeds."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from sensorium.config import RunConfig
 from sensorium.generate.engine import Engine, MediaOptions, TextOptions
 from sensorium.generate.prompt import Part, Prompt, read_parts, read_prompt, without_text
-from sensorium.media.modality import get_modality
+from sensorium.media.modality import get_modality, modality_of
 from sensorium.media.parts import Audio, Image
 from sensorium.model.sensorium import Sensorium
 from sensorium.pretrained import load_model, save_model
@@ -41,11 +41,14 @@ class Model:
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_model(Path(folder), self.model.state_dict(), self.config, self.tokenizer)
 
-    def generate(self, prompt: Prompt, output: Output = "text", *, stream: bool = False, **options: Any) -> Any:
+    def generate(
+        self, prompt: Prompt, output: Output = "text", *, stream: bool = False, **options: Any
+    ) -> Any:
         """Answer one prompt.
 
         Args:
-            prompt: text, a medium, a list of both in any order, or a list of messages (``role``, ``content``).
+            prompt: text, a medium, a list of both in any order, or a list of messages (``role``,
+                ``content``).
             output: "text", "image" or "audio".
             stream: with text, return an iterator over pieces of the answer.
             options: fields of ``TextOptions`` (max_tokens, temperature, top_p, top_k, seed) for text, of
@@ -60,8 +63,10 @@ class Model:
         """
         if stream:
             if output != "text":
-                raise ValueError(f"stream=True with output={output!r}; only text can be streamed: leave stream out")
-            return self._stream(prompt, _options(TextOptions, options))
+                raise ValueError(
+                    f"stream=True with output={output!r}; only text can be streamed: leave stream out"
+                )
+            return self._stream(self._prompt(prompt, "text"), _options(TextOptions, options))
         return self.generate_batch([prompt], output, **options)[0]
 
     def generate_batch(self, prompts: Sequence[Prompt], output: Output = "text", **options: Any) -> list[Any]:
@@ -70,6 +75,8 @@ class Model:
         if output not in known:
             raise ValueError(f"output {output!r} is unknown to this model; it gives {', '.join(known)}")
         rows = [self._prompt(prompt, output) for prompt in prompts]
+        if not rows:
+            return []
         if output == "text":
             answers: list[list[int]] = [[] for _ in rows]
             for step in self.engine.generate_text(rows, _options(TextOptions, options)):
@@ -79,7 +86,9 @@ class Model:
             return [self.tokenizer.decode(answer).strip() for answer in answers]
         negative = options.pop("negative_prompt", None)
         options = self._grid_option(output, options)
-        blank = [self._prompt(negative, output)] * len(rows) if negative else [without_text(row) for row in rows]
+        blank = (
+            [self._prompt(negative, output)] * len(rows) if negative else [without_text(row) for row in rows]
+        )
         chosen = _options(MediaOptions, options)
         arrays = self.engine.generate_media(output, rows, blank, chosen)
         marks = {"generator": "sensorium", "model": self.config.name, "seed": str(chosen.seed)}
@@ -94,7 +103,14 @@ class Model:
 
         Returns:
             float32 ``[len(items), latent_dim]``; the dot product of two rows is their similarity.
+
+        Raises:
+            ValueError: an empty item, or one part that is not in a list.
         """
+        if isinstance(items, str) or modality_of(items):
+            raise ValueError(
+                f"embed takes a list of parts and was given one {type(items).__name__}; wrap it in a list"
+            )
         model = self.config.model
         rows = [[*read_parts(item, model, self.tokenizer), EmbSegment()] for item in items]
         return self.embed_segments(rows, batch_tokens=batch_tokens)
@@ -110,16 +126,20 @@ class Model:
             out[chosen] = self.engine.embed([rows[i] for i in chosen]).numpy()
         return out
 
-    def _stream(self, prompt: Prompt, options: TextOptions) -> Iterator[str]:
+    def _stream(self, prompt: Sequence[Segment], options: TextOptions) -> Iterator[str]:
+        """Pieces that together are the whole answer."""
         tokens: list[int] = []
-        sent = ""
-        for step in self.engine.generate_text([self._prompt(prompt, "text")], options):
+        whole = sent = ""
+        for step in self.engine.generate_text([prompt], options):
             tokens += [token for token in step if token is not None]
-            text = self.tokenizer.decode(tokens).lstrip()
-            # Half a character shows as U+FFFD until its other bytes arrive.
-            if not text.endswith("\ufffd") and len(text) > len(sent):
-                yield text[len(sent) :]
-                sent = text
+            whole = self.tokenizer.decode(tokens).strip()
+            # Half a character shows as U+FFFD until its other bytes arrive, and no answer ends in a space.
+            settled = whole.rstrip("\ufffd").rstrip()
+            if len(settled) > len(sent):
+                yield settled[len(sent) :]
+                sent = settled
+        if len(whole) > len(sent):
+            yield whole[len(sent) :]
 
     def _prompt(self, prompt: Prompt, output: str) -> list[Segment]:
         return read_prompt(prompt, output, self.config.model, self.tokenizer)
@@ -146,7 +166,7 @@ def _length(segment: Segment) -> int:
 
 def _options(kind: type, values: dict[str, Any]) -> Any:
     """Options by name; an unknown one is an error that lists the known ones."""
-    known = kind.__dataclass_fields__
+    known = [field.name for field in dataclasses.fields(kind)]
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}; known here are {', '.join(known)}")

@@ -30,7 +30,8 @@ def read_parts(prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer) -> lis
             segments.append(TextSegment(tokenizer.encode(part)))
         else:
             raise ValueError(
-                f"a prompt part is a {type(part).__name__}; expected text, sm.Image(...) or sm.Audio(...): wrap it first"
+                f"a prompt part is a {type(part).__name__}; expected text, sm.Image(...) or sm.Audio(...): "
+                "wrap it first"
             )
     segments = merge_text(segments)
     if not segments:
@@ -40,7 +41,9 @@ def read_parts(prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer) -> lis
 
 def _media_segment(part: Any, name: str, config: ModelConfig) -> MediaSegment:
     if name not in config.modalities:
-        raise ValueError(f"this model has no modality {name!r}; it knows {', '.join(config.modalities) or 'text only'}")
+        raise ValueError(
+            f"this model has no modality {name!r}; it knows {', '.join(config.modalities) or 'text only'}"
+        )
     modality, modality_config = get_modality(name), config.modalities[name]
     array = modality.to_array(modality.read(part), modality_config)
     grid = (array.shape[1] // modality_config.patch[0], array.shape[2] // modality_config.patch[1])
@@ -53,7 +56,12 @@ def read_prompt(prompt: Prompt, output: str, config: ModelConfig, tokenizer: Tok
     Media alone are named and text alone is drawn or sounded after ``<emb>``; anything else is a conversation,
     answered after ``<assistant>``. A list of messages (``{"role", "content"}``) is a conversation of turns.
     """
-    if isinstance(prompt, Sequence) and not isinstance(prompt, str) and prompt and isinstance(prompt[0], dict):
+    if (
+        isinstance(prompt, Sequence)
+        and not isinstance(prompt, str)
+        and prompt
+        and isinstance(prompt[0], dict)
+    ):
         return _read_messages(prompt, config, tokenizer)  # type: ignore[arg-type]
     segments = read_parts(prompt, config, tokenizer)
     media = [isinstance(s, MediaSegment) for s in segments]
@@ -62,7 +70,9 @@ def read_prompt(prompt: Prompt, output: str, config: ModelConfig, tokenizer: Tok
     return [*segments, TextSegment([tokenizer.assistant])]
 
 
-def _read_messages(messages: Sequence[dict[str, Any]], config: ModelConfig, tokenizer: Tokenizer) -> list[Segment]:
+def _read_messages(
+    messages: Sequence[dict[str, Any]], config: ModelConfig, tokenizer: Tokenizer
+) -> list[Segment]:
     segments: list[Segment] = []
     for index, message in enumerate(messages):
         role = message.get("role")

@@ -1,6 +1,7 @@
 """Sampling as pure functions: a token from logits, and a signal from noise."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -20,11 +21,14 @@ def sample_token(
     """One token id. Temperature 0 is greedy; top-p keeps the smallest set of at least that probability."""
     if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
         raise ValueError(
-            f"temperature {temperature}, top_p {top_p}, top_k {top_k}: expected temperature >= 0, 0 < top_p <= 1, top_k >= 0"
+            f"temperature {temperature}, top_p {top_p}, top_k {top_k}: expected temperature >= 0, "
+            "0 < top_p <= 1, top_k >= 0"
         )
     if temperature == 0:
         return int(logits_V.argmax())
-    probabilities = torch.softmax(logits_V.float() / temperature, dim=-1)
+    # Doubles, and the largest at 0: no temperature is so low that the quotient overflows.
+    logits_V = logits_V.double()
+    probabilities = torch.softmax((logits_V - logits_V.max()) / temperature, dim=-1)
     order = probabilities.argsort(descending=True)
     ranked = probabilities[order]
     keep = ranked.cumsum(0) - ranked < top_p
@@ -45,7 +49,7 @@ def integrate(
     if num_steps < 1:
         raise ValueError(f"num_steps {num_steps}: expected at least 1")
     times = torch.linspace(0, 1, num_steps + 1).tolist()
-    for index, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for index, (t, t_next) in enumerate(pairwise(times)):
         v = velocity(z, t)
         stepped = z + (t_next - t) * v
         if solver == "heun" and index + 1 < num_steps:

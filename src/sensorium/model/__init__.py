@@ -1,0 +1,1 @@
+"""The one transformer, with the ways in and out of it."""

@@ -1,7 +1,7 @@
 """Media -> features: a stem cuts and projects, then a few bidirectional blocks of the medium's own.
 
-Items of one call may differ in size: they come zero-padded, and what is padded is masked after every layer, so
-that a medium has the same features alone or in a batch.
+Items of one call may differ in size: they come zero-padded, and what is padded is masked after every layer,
+so that a medium has the same features alone or in a batch.
 Shape legend: N items, C channels, F frames or rows, W columns, P patches (padded), D width.
 """
 
@@ -16,7 +16,7 @@ from sensorium.sequence.packing import MediaBatch
 
 
 def patchify(x_NCHW: Tensor, patch: tuple[int, int]) -> Tensor:
-    """``[N, C, H, W]`` -> ``[N, P, C*ph*pw]`` in row order (the torch twin of ``media.modality.patchify``)."""
+    """``[N, C, H, W]`` -> ``[N, P, C*ph*pw]`` in row order (the twin of ``media.modality.patchify``)."""
     N, C, H, W = x_NCHW.shape
     rows, cols = H // patch[0], W // patch[1]
     x = x_NCHW.reshape(N, C, rows, patch[0], cols, patch[1]).permute(0, 2, 4, 1, 3, 5)
@@ -122,7 +122,10 @@ class MediaEncoder(nn.Module):
         patch = self.modality_config.patch
         padded = (media.arrays_NCHW.shape[2] // patch[0], media.arrays_NCHW.shape[3] // patch[1])
         mask_Nrc = patch_mask(media.grids_N2, padded)
-        x_NPD = self.stem(media.arrays_NCHW, mask_Nrc if media.is_ragged else None)
+        x_NCHW = media.arrays_NCHW - self.modality_config.blank
+        if media.is_ragged:
+            x_NCHW = x_NCHW * enlarge(mask_Nrc, patch)
+        x_NPD = self.stem(x_NCHW, mask_Nrc if media.is_ragged else None)
         mask_NP = mask_Nrc.flatten(1)
         if len(self.blocks):
             offsets_P3 = torch.as_tensor(self.modality.offsets(padded), device=x_NPD.device)

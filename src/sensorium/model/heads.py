@@ -46,7 +46,9 @@ class PatchHead(nn.Module):
         self.refiner: nn.Sequential | None = None
         if modality_config.refiner:
             self.refiner = nn.Sequential(
-                nn.Conv2d(channels, hidden, 3, padding=1), nn.GELU(), nn.Conv2d(hidden, channels, 3, padding=1)
+                nn.Conv2d(channels, hidden, 3, padding=1),
+                nn.GELU(),
+                nn.Conv2d(hidden, channels, 3, padding=1),
             )
 
     def embed(self, z_NCHW: Tensor, t_N: Tensor, media: MediaBatch) -> Tensor:

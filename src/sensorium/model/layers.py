@@ -51,7 +51,11 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim = (
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+        )
         self.q_proj = nn.Linear(config.dim, self.num_heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(config.dim, self.num_kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(config.dim, self.num_kv_heads * self.head_dim, bias=False)
@@ -65,7 +69,7 @@ class Attention(nn.Module):
         """Attend within x, or over the cache, which then takes x in first.
 
         Args:
-            mask: bool, broadcastable to ``[B, N, T, S]``; True where a query may see a key. None: all see all.
+            mask: bool, broadcastable to ``[B, N, T, S]``; True where a query may see a key; None: no mask.
         """
         B, T, _ = x_BTD.shape
         q_BNTH = self.q_norm(self.q_proj(x_BTD).view(B, T, self.num_heads, self.head_dim)).transpose(1, 2)

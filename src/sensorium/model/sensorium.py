@@ -5,6 +5,7 @@ Shape legend: B rows, T positions, D width, V vocabulary, P patches, N media ite
 
 import importlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,9 @@ class Sensorium(nn.Module):
             noise: level and noise for each modality that the batch has targets of.
         """
         noisy = {
-            name: NoisyMedia(add_noise(media.arrays_NCHW, (noise or {})[name], self._scale(name)), (noise or {})[name].t_N)
+            name: NoisyMedia(
+                add_noise(media.arrays_NCHW, (noise or {})[name], self._scale(name)), (noise or {})[name].t_N
+            )
             for name, media in batch.targets.items()
         }
         x_BTD = self.embed(batch, noisy)
@@ -90,11 +93,12 @@ class Sensorium(nn.Module):
             features.append(self.encoders[name](media))
         for name, media in batch.targets.items():
             indices.append(media.token_index_P)
-            features.append(self.media_heads[name].embed(noisy[name].z_NCHW, noisy[name].t_N, media))
+            head: Any = self.media_heads[name]
+            features.append(head.embed(noisy[name].z_NCHW, noisy[name].t_N, media))
         for index, feature in zip(indices, features, strict=True):
             if len(index) != len(feature):
                 raise ValueError(
-                    f"{len(index)} media positions but {len(feature)} media features; every patch needs exactly one "
+                    f"{len(index)} media positions but {len(feature)} media features; every patch needs one "
                     "position: the batch was not made by sensorium.sequence.packing"
                 )
         if indices:
@@ -144,7 +148,8 @@ class Sensorium(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        for head in self.media_heads.values():
+        heads: list[Any] = list(self.media_heads.values())
+        for head in heads:
             for module in (head.out, head.refiner[-1] if head.refiner is not None else None):
                 if module is not None:
                     nn.init.zeros_(module.weight)

@@ -1,4 +1,4 @@
-"""Loading and saving models: a folder with config.json, model.safetensors and tokenizer.json. Never pickle."""
+"""Loading and saving models: a folder with config.json, model.safetensors and tokenizer.json. No pickle."""
 
 import json
 import os
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
-import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -36,32 +35,48 @@ def save_model(folder: Path, weights: Mapping[str, Tensor], config: RunConfig, t
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     """All tensors of a safetensors file; a broken or missing file is one clear sentence."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise FileNotFoundError(
+            f"{path} does not exist; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}"
+        )
     try:
         with safetensors.safe_open(path, framework="pt", device=device) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); take another copy or an earlier checkpoint") from error
+        raise ValueError(
+            f"{path} is damaged ({error}); take another copy or an earlier checkpoint"
+        ) from error
 
 
 def load_weights(model: Sensorium, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy tensors into a model; a missing, unknown or misshapen tensor is an error that names it."""
-    expected = dict(model.state_dict())
+    check_tensors(tensors, model.state_dict(), where)
+    model.load_state_dict(dict(tensors))
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        ValueError: naming the first tensor that is missing, unknown or misshapen.
+    """
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing:
         raise ValueError(
-            f"{where} lacks the tensor {missing[0]!r}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + "; it was written for another configuration or is incomplete: take another copy or an earlier checkpoint"
+            f"{where} lacks the tensor {missing[0]!r}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + "; it was written for another configuration or is incomplete: take another copy or "
+            "an earlier checkpoint"
         )
     if unknown:
-        raise ValueError(f"{where} has the unknown tensor {unknown[0]!r}; it was written for another configuration")
+        raise ValueError(
+            f"{where} has the unknown tensor {unknown[0]!r}; it was written for another configuration"
+        )
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise ValueError(
                 f"{where}: tensor {name!r} has shape {tuple(tensor.shape)}, the configuration needs "
                 f"{tuple(expected[name].shape)}"
             )
-    model.load_state_dict(dict(tensors))
 
 
 def load_model(folder: str | Path) -> tuple[Sensorium, Tokenizer, RunConfig]:
@@ -72,7 +87,9 @@ def load_model(folder: str | Path) -> tuple[Sensorium, Tokenizer, RunConfig]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f"no model folder at {root}; give a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise FileNotFoundError(
+            f"no model folder at {root}; give a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}"
+        )
     config = load_config(RunConfig, root / CONFIG_FILE)
     tokenizer = Tokenizer.load(root / TOKENIZER_FILE)
     if tokenizer.vocab_size > config.model.vocab_size:

@@ -91,8 +91,8 @@ def layout(segments: Sequence[Segment], *, pad_id: int, emb_id: int, start_posit
         start_position: of the first token on all three axes.
 
     Returns:
-        Labels are aligned with the position that predicts them: ``labels[i]`` is the token at ``i + 1``. After
-        a generated block the clean copy predicts, never the noisy block itself.
+        Labels are aligned with the position that predicts them: ``labels[i]`` is the token at ``i + 1``.
+        After a generated block the clean copy predicts, never the noisy block itself.
     """
     length = sum(_length(segment, index + 1 < len(segments)) for index, segment in enumerate(segments))
     if not length:

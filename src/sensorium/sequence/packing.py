@@ -82,7 +82,8 @@ def _map_tensors(value: Any, fn: Any) -> Any:
     if isinstance(value, dict):
         return {key: _map_tensors(item, fn) for key, item in value.items()}
     if is_dataclass(value):
-        return type(value)(**{f.name: _map_tensors(getattr(value, f.name), fn) for f in fields(value)})  # type: ignore[arg-type]
+        kind: Any = type(value)
+        return kind(**{f.name: _map_tensors(getattr(value, f.name), fn) for f in fields(value)})
     return value
 
 
@@ -97,8 +98,8 @@ def assign_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if lengths[index] > row_length:
             raise ValueError(
-                f"document {index} has {lengths[index]} tokens and a row has {row_length}; raise row_length or "
-                "shorten the text or the media"
+                f"document {index} has {lengths[index]} tokens and a row has {row_length}; raise row_length "
+                "or shorten the text or the media"
             )
         for row, free in enumerate(room):
             if free >= lengths[index]:
@@ -111,7 +112,9 @@ def assign_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     return rows
 
 
-def pack(documents: Sequence[Document], tokenizer: Tokenizer, config: ModelConfig, *, row_length: int) -> Batch:
+def pack(
+    documents: Sequence[Document], tokenizer: Tokenizer, config: ModelConfig, *, row_length: int
+) -> Batch:
     """Pack documents into rows of ``row_length`` positions.
 
     Raises:
@@ -121,7 +124,14 @@ def pack(documents: Sequence[Document], tokenizer: Tokenizer, config: ModelConfi
     return pack_layouts(documents, layouts, config, row_length=row_length)
 
 
-def pack_layouts(documents: Sequence[Document], layouts: Sequence[Layout], config: ModelConfig, *, row_length: int, one_per_row: bool = False) -> Batch:
+def pack_layouts(
+    documents: Sequence[Document],
+    layouts: Sequence[Layout],
+    config: ModelConfig,
+    *,
+    row_length: int,
+    one_per_row: bool = False,
+) -> Batch:
     """Pack documents that are laid out already. ``one_per_row`` gives document i row i (for generation)."""
     if not layouts:
         raise ValueError("there are no documents to pack; give at least one")
@@ -163,7 +173,9 @@ def pack_layouts(documents: Sequence[Document], layouts: Sequence[Layout], confi
         emb_a_M=torch.tensor(emb_a, dtype=torch.int64),
         emb_b_M=torch.tensor(emb_b, dtype=torch.int64),
         positives_MM=positives,
-        emb_D=torch.tensor([int(s) + x.emb[-1][0] if x.emb else -1 for s, x in zip(start, layouts, strict=True)]),
+        emb_D=torch.tensor(
+            [int(s) + x.emb[-1][0] if x.emb else -1 for s, x in zip(start, layouts, strict=True)]
+        ),
         last_D=torch.from_numpy(start + np.array(lengths) - 1),
         end_position_D=torch.tensor([x.end_position for x in layouts]),
         sample_ids=[d.sample_id for d in documents],
@@ -183,8 +195,8 @@ def _media_batches(media: Sequence[tuple[int, MediaSegment]], config: ModelConfi
             if segment.array.shape != (modality.channels, *size):
                 raise ValueError(
                     f"{name} array of shape {segment.array.shape} does not fill its grid {segment.grid} of "
-                    f"{modality.patch} patches, which needs {(modality.channels, *size)}: media tokens would not "
-                    "equal media features"
+                    f"{modality.patch} patches, which needs {(modality.channels, *size)}: media tokens would "
+                    "not equal media features"
                 )
         height = max(segment.array.shape[1] for _, segment in items)
         width = max(segment.array.shape[2] for _, segment in items)
@@ -200,8 +212,8 @@ def _media_batches(media: Sequence[tuple[int, MediaSegment]], config: ModelConfi
     unknown = {segment.modality for _, segment in media} - set(config.modalities)
     if unknown:
         raise ValueError(
-            f"the model has no modality {sorted(unknown)[0]!r}; it knows {', '.join(config.modalities)}; remove the "
-            "medium or use a model trained with it"
+            f"the model has no modality {sorted(unknown)[0]!r}; it knows {', '.join(config.modalities)}; "
+            "remove the medium or use a model trained with it"
         )
     return out
 
@@ -219,7 +231,11 @@ def _pairs(
                 groups.setdefault(document.pair_key, set()).update(document.group_keys)
     keys = [key for key, found in sides.items() if len(found) == 2]
     group_ids: dict[str, int] = {}
-    cells = [(row, group_ids.setdefault(g, len(group_ids))) for row, key in enumerate(keys) for g in sorted(groups[key])]
+    cells = [
+        (row, group_ids.setdefault(g, len(group_ids)))
+        for row, key in enumerate(keys)
+        for g in sorted(groups[key])
+    ]
     member = np.zeros((len(keys), len(group_ids) + 1), np.float32)
     if cells:
         member[tuple(np.array(cells).T)] = 1.0

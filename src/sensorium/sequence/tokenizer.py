@@ -35,7 +35,9 @@ class Tokenizer:
         """The id of a control token; a missing one is an error that names it."""
         token_id = self.backend.token_to_id(token)
         if token_id is None:
-            raise ValueError(f"the tokenizer has no {token} token; build it with Tokenizer.train or Tokenizer.bytes")
+            raise ValueError(
+                f"the tokenizer has no {token} token; build it with Tokenizer.train or Tokenizer.bytes"
+            )
         return int(token_id)
 
     @property
@@ -116,8 +118,8 @@ def _without_added_tokens(backend: HfTokenizer) -> HfTokenizer:
     taken = {"".join(pair) for pair in state["model"]["merges"]} & _control_tokens().keys()
     if taken:
         raise ValueError(
-            f"the training text holds {sorted(taken)[0]} so often that it became a token of text; remove it from "
-            "the text, since it would be mistaken for a control token"
+            f"the training text holds {sorted(taken)[0]} so often that it became a token of text; remove it "
+            "from the text, since it would be mistaken for a control token"
         )
     return HfTokenizer.from_str(json.dumps(state))
 

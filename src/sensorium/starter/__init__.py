@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DATA_DIR = Path(__file__).resolve().parent / "data"
+# The model that ``sm.load()`` gives, by the project's own recipe.
+STARTER_MODEL = Path(__file__).resolve().parent / "model"
 
 # A whole drawing style is held out: no training recipe lists it, whatever the concept.
 TEST_STYLE = "openmoji"

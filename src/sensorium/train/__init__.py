@@ -1,0 +1,1 @@
+"""Training on one process: loop, optimiser, checkpoints, metrics."""

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from sensorium.config import RunConfig
 from sensorium.model.sensorium import Sensorium
-from sensorium.pretrained import load_weights, read_tensors, save_model, write_file
+from sensorium.pretrained import (
+    WEIGHTS_FILE,
+    check_tensors,
+    load_weights,
+    read_tensors,
+    save_model,
+    write_file,
+)
 from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.train.optimizer import EMA
 
@@ -37,7 +44,7 @@ def save_checkpoint(
     """Write a checkpoint atomically and remove old ones.
 
     Raises:
-        OSError: the disk is full, say. The unfinished folder is removed and earlier checkpoints are untouched.
+        OSError: the disk is full, say. The unfinished folder is removed; earlier checkpoints are untouched.
     """
     final = run / f"step-{step:06d}"
     partial = run / f".{final.name}.partial"
@@ -50,17 +57,17 @@ def save_checkpoint(
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         write_file(partial / STATE_TENSORS, to_safetensors(tensors))
         write_file(partial / STATE_JSON, (json.dumps({"step": step, **counters}, indent=2) + "\n").encode())
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        _move(partial, final)
         _point(run / LAST, final.name)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         last = last_checkpoint(run)
         kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
         raise OSError(
-            error.errno, f"cannot save {final} ({error.strerror or error}); free disk space and resume: {kept}"
+            error.errno,
+            f"cannot save {final} ({error.strerror or error}); free disk space and resume: {kept}",
         ) from error
-    for old in sorted(run.glob("step-??????"))[: -config.train.keep_checkpoints]:
+    for old in _complete(run)[: -config.train.keep_checkpoints]:
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
     return final
@@ -74,24 +81,40 @@ def last_checkpoint(run: Path) -> Path | None:
         if (folder / STATE_JSON).is_file():
             return folder
     # A crash between the rename and the pointer leaves a complete folder that nothing names yet.
-    complete = [folder for folder in sorted(run.glob("step-??????")) if (folder / STATE_JSON).is_file()]
+    complete = _complete(run)
     return complete[-1] if complete else None
 
 
-def load_checkpoint(folder: Path, model: Sensorium, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _complete(run: Path) -> list[Path]:
+    """All complete checkpoints, oldest first."""
+    found = [folder for folder in run.glob("step-*") if (folder / STATE_JSON).is_file()]
+    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def load_checkpoint(
+    folder: Path, model: Sensorium, ema: EMA, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     """Restore a run exactly; returns the counters, ``step`` among them."""
+    try:
+        counters: dict[str, Any] = json.loads((folder / STATE_JSON).read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / STATE_JSON} is damaged ({error}); take an earlier checkpoint") from error
     tensors = read_tensors(folder / STATE_TENSORS)
-    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    weights = {
+        name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")
+    }
     load_weights(model, weights, str(folder / STATE_TENSORS))
-    ema.load(read_tensors(folder / "model.safetensors"))
-    _load_optimizer(model, optimizer, tensors)
-    counters: dict[str, Any] = json.loads((folder / STATE_JSON).read_text())
+    average = read_tensors(folder / WEIGHTS_FILE)
+    check_tensors(average, ema.weights, str(folder / WEIGHTS_FILE))
+    ema.load(average)
+    if counters["step"]:
+        _load_optimizer(model, optimizer, tensors, str(folder / STATE_TENSORS))
     return counters
 
 
 def _optimizer_tensors(model: Sensorium, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Optimiser state under parameter names: independent of the order of parameters in groups."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"optimizer.{key}.{names[parameter]}": value
         for parameter, state in optimizer.state.items()
@@ -99,12 +122,34 @@ def _optimizer_tensors(model: Sensorium, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def _load_optimizer(model: Sensorium, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, key, parameter = name.split(".", 2)
-            optimizer.state[parameters[parameter]][key] = value
+def _load_optimizer(
+    model: Sensorium, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], where: str
+) -> None:
+    """Every parameter has a gradient in every step, so every one has the same kinds of state."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = {name: value for name, value in tensors.items() if name.startswith("optimizer.")}
+    kinds = {name.split(".", 2)[1] for name in found} or {"exp_avg"}
+    expected = {f"optimizer.{kind}.{name}": (kind, p) for kind in kinds for name, p in parameters.items()}
+    shapes = {full: found.get(full, p) if kind == "step" else p for full, (kind, p) in expected.items()}
+    check_tensors(found, shapes, where)
+    for name, value in found.items():
+        kind, parameter = expected[name]
+        optimizer.state[parameter][kind] = value
+
+
+def _move(partial: Path, final: Path) -> None:
+    """Rename; an earlier folder of the same step comes back if that fails."""
+    aside = final.with_name(f".{final.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if final.exists():
+        os.replace(final, aside)
+    try:
+        os.replace(partial, final)
+    except OSError:
+        if aside.exists():
+            os.replace(aside, final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _point(pointer: Path, name: str) -> None:

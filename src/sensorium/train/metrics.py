@@ -2,26 +2,47 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, TextIO
+
+from sensorium.pretrained import write_file
 
 
 class MetricsLog:
     """Appends one JSON object per step to ``metrics.jsonl``.
 
-    Lines of steps at or after ``start_step`` are dropped first: a resumed run writes each step once.
+    Args:
+        num_done: steps that are done; lines of later ones are dropped: a resumed run writes each once.
+
+    Raises:
+        OSError: the disk is full, say; what was written before is kept.
     """
 
-    def __init__(self, run: Path, start_step: int) -> None:
+    def __init__(self, run: Path, num_done: int) -> None:
         self.path = run / "metrics.jsonl"
-        kept = [line for line in read_metrics(run) if line["step"] < start_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        kept = [line for line in read_metrics(run) if line["step"] <= num_done]
+        partial = run / ".metrics.partial"
+        try:
+            write_file(partial, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            os.replace(partial, self.path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise self._explain(error) from error
 
     def write(self, values: dict[str, Any]) -> None:
         """One line, flushed at once."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
+        line = json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()})
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: OSError) -> OSError:
+        why = error.strerror or str(error)
+        return OSError(error.errno, f"cannot write {self.path} ({why}); free disk space and resume")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -90,13 +111,20 @@ class Progress:
     def show(self, values: dict[str, Any], *, num_steps: int, eta_s: float) -> None:
         """Step, bar, each loss, learning rate, gradient norm, tokens/s, time waiting for data, ETA."""
         done = int(20 * values["step"] / max(num_steps, 1))
-        losses = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in values.items() if k.startswith("loss_"))
-        text = (
-            f"step {values['step']}/{num_steps} [{'=' * done}{' ' * (20 - done)}] {losses} lr {values['lr']:.1e} "
-            f"norm {values['grad_norm']:.2f} {values['tokens_per_s']:.0f} tok/s wait {values['data_wait_s']:.2f}s "
-            f"ETA {int(eta_s) // 60}:{int(eta_s) % 60:02d}"
+        losses = " ".join(
+            f"{k.removeprefix('loss_')} {v:.3f}" for k, v in values.items() if k.startswith("loss_")
         )
-        print(f"\r\033[K{text}" if self.live else text, end="" if self.live else "\n", file=self.stream, flush=True)
+        text = (
+            f"step {values['step']}/{num_steps} [{'=' * done}{' ' * (20 - done)}] {losses} "
+            f"lr {values['lr']:.1e} norm {values['grad_norm']:.2f} {values['tokens_per_s']:.0f} tok/s "
+            f"wait {values['data_wait_s']:.2f}s ETA {int(eta_s) // 60}:{int(eta_s) % 60:02d}"
+        )
+        print(
+            f"\r\033[K{text}" if self.live else text,
+            end="" if self.live else "\n",
+            file=self.stream,
+            flush=True,
+        )
 
     def close(self) -> None:
         """End the line."""

@@ -20,7 +20,7 @@ from sensorium.sequence.packing import Batch
 from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from sensorium.train.metrics import MetricsLog, Progress, plot_losses, write_csv
-from sensorium.train.optimizer import EMA, learning_rate, make_optimizer
+from sensorium.train.optimizer import EMA, learning_rate, make_optimizer, tune_allocator
 
 Sampler = Callable[["Trainer", Path], None]  # writes samples at fixed prompts into a folder
 
@@ -31,7 +31,7 @@ def total_loss(losses: dict[str, Loss], config: TrainConfig) -> tuple[torch.Tens
     flow = [mean for name, mean in means.items() if name.startswith("flow_")]
     total = (
         config.w_text * means["text"]
-        + config.w_flow * torch.stack(flow).sum()
+        + config.w_flow * sum(flow, torch.zeros_like(means["text"]))
         + config.w_align * means["align"]
         + config.z_loss * means["z"]
     )
@@ -48,14 +48,22 @@ class Trainer:
         sampler: called on the schedule of ``sample_every`` with a folder for its output.
     """
 
-    def __init__(self, config: RunConfig, run: Path, *, resume: bool = False, sampler: Sampler | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, run: Path, *, resume: bool = False, sampler: Sampler | None = None
+    ) -> None:
         self.config, self.run_folder, self.sampler = config, run, sampler
         found = last_checkpoint(run)
         if found and not resume:
-            raise ValueError(f"{run} holds the checkpoint {found.name}; add --resume to continue it or choose another --out")
+            raise ValueError(
+                f"{run} holds the checkpoint {found.name}; add --resume to continue it or "
+                "choose another --out"
+            )
         if resume and not found:
-            raise FileNotFoundError(f"there is no checkpoint to resume in {run}; leave --resume out to start a new run")
+            raise FileNotFoundError(
+                f"there is no checkpoint to resume in {run}; leave --resume out to start a new run"
+            )
         run.mkdir(parents=True, exist_ok=True)
+        tune_allocator()
         torch.manual_seed(config.train.seed)
         self.tokenizer = Tokenizer.load(config.tokenizer)
         self.model = Sensorium(config.model)
@@ -82,7 +90,7 @@ class Trainer:
         self.model.train()
         started, waited = time.perf_counter(), 0.0
         before = self.elapsed_s
-        stream = self.loader.stream(self.step, train.num_steps)
+        stream: Any = self.loader.stream(self.step, train.num_steps)
         while self.progress < 1.0:
             asked = time.perf_counter()
             _, batch = next(stream)
@@ -90,7 +98,11 @@ class Trainer:
             values = self.train_step(batch)
             self.elapsed_s = before + time.perf_counter() - started
             step_s = time.perf_counter() - asked
-            values |= {"tokens_per_s": batch.num_tokens / step_s, "data_wait_s": data_wait_s, "elapsed_s": self.elapsed_s}
+            values |= {
+                "tokens_per_s": batch.num_tokens / step_s,
+                "data_wait_s": data_wait_s,
+                "elapsed_s": self.elapsed_s,
+            }
             self.log.write(values)
             self._check_finite(values, batch)
             if self.step % train.log_every == 0 or self.progress >= 1.0:
@@ -141,16 +153,28 @@ class Trainer:
     def _check_finite(self, values: dict[str, Any], batch: Batch) -> None:
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
             raise ValueError(
-                f"step {values['step']}: the loss is {values['loss']} and the gradient norm {values['grad_norm']}; lower "
-                f"train.lr, or look at the samples {', '.join(batch.sample_ids[:8])}, ...: "
+                f"step {values['step']}: the loss is {values['loss']} and the gradient norm "
+                f"{values['grad_norm']}; lower train.lr, or look at "
+                f"the samples {', '.join(batch.sample_ids[:8])}, ...: "
                 f"the last good checkpoint is {last_checkpoint(self.run_folder)}"
             )
 
     def save(self) -> Path:
         """A checkpoint of this moment."""
-        counters = {"elapsed_s": self.elapsed_s, "tokens_seen": self.tokens_seen, "samples_seen": self.samples_seen}
+        counters = {
+            "elapsed_s": self.elapsed_s,
+            "tokens_seen": self.tokens_seen,
+            "samples_seen": self.samples_seen,
+        }
         return save_checkpoint(
-            self.run_folder, self.step, self.model, self.ema, self.optimizer, self.config, self.tokenizer, counters
+            self.run_folder,
+            self.step,
+            self.model,
+            self.ema,
+            self.optimizer,
+            self.config,
+            self.tokenizer,
+            counters,
         )
 
     def sample(self) -> None:

@@ -60,7 +60,7 @@ def shrink(image: Image.Image) -> Image.Image:
 
 
 def encode_webp(image: Image.Image) -> bytes:
-    """Return the picture as WebP at quality 94, where no loss is seen, at a third of the size without loss."""
+    """Return the picture as WebP at quality 94: no loss is seen, at a third of the size without loss."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=_QUALITY, method=6)
     return buffer.getvalue()

@@ -10,9 +10,10 @@ from sensorium.starter.builder import pinned
 from sensorium.starter.builder.packages import Package, fetch, read_texts
 
 _SHARE_ALIKE = (
-    "SHARE-ALIKE: this folder is not under the licence of the code around it. Whoever passes on these files,\n"
-    "changed or not, must name their authors, link this licence, say what was changed, and pass them on under\n"
-    "the same licence.\n\n"
+    "SHARE-ALIKE: this folder is not under the licence of the code around it. Whoever passes on these\n"
+    "files, changed or not, must name their authors, link this licence, say what was changed, and\n"
+    "pass them on under the same licence.\n"
+    "\n"
 )
 _COPYRIGHT = "usr/share/doc/{name}/copyright"
 _MIT_HEADER = "MIT License\n\nCopyright (c) Microsoft Corporation.\nCopyright (c) 2023 LobeHub.\n\n"
@@ -67,41 +68,43 @@ def _paragraph(copyright_file: str, license_id: str) -> str:
 
 _NOTICES = {
     "noto": "Pictures: Noto Emoji, Copyright Google LLC, Apache License 2.0\n"
-    "(https://github.com/googlefonts/noto-emoji); taken at 64 pixels from emoji-datasource-google by Cal\n"
-    "Henderson. Changed: drawn over white and encoded as WebP.\n",
+    "(https://github.com/googlefonts/noto-emoji); taken at 64 pixels from emoji-datasource-google by\n"
+    "Cal Henderson. Changed: drawn over white and encoded as WebP.\n",
     "fluent": "Pictures: Fluent Emoji (3D), Copyright Microsoft Corporation, MIT License\n"
-    "(https://github.com/microsoft/fluentui-emoji); packaged by LobeHub, MIT License. Changed: drawn over\n"
-    "white, shrunk to 64 pixels and encoded as WebP.\n",
+    "(https://github.com/microsoft/fluentui-emoji); packaged by LobeHub, MIT License. Changed: drawn\n"
+    "over white, shrunk to 64 pixels and encoded as WebP.\n",
     "openmoji": _SHARE_ALIKE
-    + "Pictures: OpenMoji (https://openmoji.org), the open-source emoji and icon project, by the OpenMoji\n"
-    "contributors, Creative Commons Attribution-ShareAlike 4.0 International (CC-BY-SA-4.0,\n"
-    "https://creativecommons.org/licenses/by-sa/4.0/). Changed: rendered over white at 64 pixels and encoded\n"
-    "as WebP. These pictures are for tests only; no training recipe reads them.\n",
-    "openclipart": "Drawings: the Open Clip Art Library (https://openclipart.org), each by the author that its\n"
-    "row names, dedicated to the public domain. Changed: rendered over white at 64 pixels, cropped, encoded as\n"
-    "WebP, titles made plain.\n",
+    + "Pictures: OpenMoji (https://openmoji.org), the open-source emoji and icon project, by the\n"
+    "OpenMoji contributors, Creative Commons Attribution-ShareAlike 4.0 International (CC-BY-SA-4.0,\n"
+    "https://creativecommons.org/licenses/by-sa/4.0/). Changed: rendered over white at 64 pixels and\n"
+    "encoded as WebP. These pictures are for tests only; no training recipe reads them.\n",
+    "openclipart": "Drawings: the Open Clip Art Library (https://openclipart.org), "
+    "each by the author that its\n"
+    "row names, dedicated to the public domain. Changed: rendered over white at 64 pixels, cropped,\n"
+    "encoded as WebP, titles made plain.\n",
     "scratch": _SHARE_ALIKE
-    + "Sounds: Scratch 1.4 media library (https://scratch.mit.edu), Copyright (c) 2011 Massachusetts Institute\n"
-    "of Technology, Creative Commons Attribution-ShareAlike 3.0 (CC-BY-SA-3.0,\n"
-    "https://creativecommons.org/licenses/by-sa/3.0/). Changed: cut to 2.5 seconds at most, mixed to one\n"
-    "channel, resampled to 24 kHz, levelled, encoded as Ogg Opus, named in plain words.\n",
+    + "Sounds: Scratch 1.4 media library (https://scratch.mit.edu), Copyright (c) 2011 Massachusetts\n"
+    "Institute of Technology, Creative Commons Attribution-ShareAlike 3.0 (CC-BY-SA-3.0,\n"
+    "https://creativecommons.org/licenses/by-sa/3.0/). Changed: cut to 2.5 seconds at most, mixed to\n"
+    "one channel, resampled to 24 kHz, levelled, encoded as Ogg Opus, named in plain words.\n",
     "sonic-pi": "Sounds: samples of Sonic Pi (https://sonic-pi.net), each by the author that its row names\n"
-    "(https://freesound.org), dedicated to the public domain by CC0 1.0. Changed: cut to 2.5 seconds at most,\n"
-    "mixed to one channel, resampled to 24 kHz, levelled, encoded as Ogg Opus, named in plain words.\n",
+    "(https://freesound.org), dedicated to the public domain by CC0 1.0. Changed: cut to 2.5 seconds\n"
+    "at most, mixed to one channel, resampled to 24 kHz, levelled, encoded as Ogg Opus, named in\n"
+    "plain words.\n",
     "asterisk-en": _SHARE_ALIKE
-    + "Voice prompts: Asterisk core sounds (https://www.asterisk.org), Copyright 2003-2010 Allison Smith;\n"
-    "recorded by Allison Smith, financial contributions by Digium, Inc.; Creative Commons\n"
+    + "Voice prompts: Asterisk core sounds (https://www.asterisk.org), Copyright 2003-2010 Allison\n"
+    "Smith; recorded by Allison Smith, financial contributions by Digium, Inc.; Creative Commons\n"
     "Attribution-ShareAlike 3.0 (CC-BY-SA-3.0). Changed: silence cut, levelled, encoded as Ogg Opus;\n"
     "transcripts tidied.\n",
     "asterisk-fr": _SHARE_ALIKE
-    + "Voice prompts: Asterisk core sounds in French (https://www.asterisk.org), Copyright 2006-2008 June\n"
-    "Wallack; recorded by June Wallack, translated by Clod Patry, Kristopher Lalletti and June Wallack,\n"
-    "financial contributions by Digium, Inc., Unlimitel and BGM Informatique; Creative Commons\n"
-    "Attribution-ShareAlike 3.0 (CC-BY-SA-3.0). Changed: silence cut, levelled, encoded as Ogg Opus;\n"
-    "transcripts tidied.\n",
+    + "Voice prompts: Asterisk core sounds in French (https://www.asterisk.org), Copyright 2006-2008\n"
+    "June Wallack; recorded by June Wallack, translated by Clod Patry, Kristopher Lalletti and June\n"
+    "Wallack, financial contributions by Digium, Inc., Unlimitel and BGM Informatique; Creative\n"
+    "Commons Attribution-ShareAlike 3.0 (CC-BY-SA-3.0). Changed: silence cut, levelled, encoded as\n"
+    "Ogg Opus; transcripts tidied.\n",
     "easy-vqa": "Pictures and questions: easy-VQA, Copyright (c) 2019 Victor Zhou, MIT License\n"
-    "(https://github.com/vzhou842/easy-VQA). Changed: a part of the questions; pictures encoded as WebP without\n"
-    "loss.\n",
-    "wordnet": "Glosses: WordNet 3.1, Princeton University (https://wordnet.princeton.edu), WordNet licence.\n"
-    "Changed: a part of the nouns, one sense each, without the examples.\n",
+    "(https://github.com/vzhou842/easy-VQA). Changed: a part of the questions; pictures encoded as\n"
+    "WebP without loss.\n",
+    "wordnet": "Glosses: WordNet 3.1, Princeton University (https://wordnet.princeton.edu), WordNet\n"
+    "licence. Changed: a part of the nouns, one sense each, without the examples.\n",
 }

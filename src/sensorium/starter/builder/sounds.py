@@ -1,4 +1,4 @@
-"""Everyday sounds and instruments from Scratch and Sonic Pi, named by ear (sounds.txt: source, file, name)."""
+"""Everyday sounds and instruments from Scratch and Sonic Pi, named in sounds.txt (source, file, name)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _sonic_pi_credits(package: Path) -> dict[str, str]:
     (readme,) = read_texts(package, _SONIC_PI_FOLDER + "README.md")
     credits = {}
     for name, author, number in _SONIC_PI_CREDIT.findall(readme):
-        # The list writes "perc_door", "phone_1" and "3dprinter" for the files perc_door, phone1 and 3d_printer.
+        # The list writes "phone_1" and "3dprinter" for the files phone1 and 3d_printer.
         file = re.sub(r"_(\d)$", r"\1", name).replace("3dprinter", "3d_printer")
         credits[file] = (
             f"{author}, https://freesound.org/people/{author}/sounds/{number}/, through Sonic Pi "

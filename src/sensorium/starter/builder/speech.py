@@ -111,7 +111,7 @@ def speech_rows(language: str, cache: Path) -> list[dict[str, Any]]:
     """Return the rows of some prompts of one language, at most four seconds long."""
     sounds, texts = (fetch(package, cache) for package in _PACKAGES[language])
     said = transcripts(texts)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, data in read_members(sounds, lambda name: name.endswith(".g722")):
         prompt = name.split("/", 5)[-1].removesuffix(".g722")
         if prompt not in said:
@@ -136,11 +136,11 @@ def speech_rows(language: str, cache: Path) -> list[dict[str, Any]]:
             }
         )
     # A draw that does not depend on the order of the archive: words, phrases and sentences as they come.
-    kept = sorted(rows, key=lambda row: sha1(row["id"].encode()).hexdigest())[: MAX_PROMPTS[language]]
+    kept = sorted(rows, key=lambda row: sha1(str(row["id"]).encode()).hexdigest())[: MAX_PROMPTS[language]]
     return sorted(kept, key=lambda row: str(row["id"]))
 
 
 def _decode_g722(data: bytes) -> Waveform:
-    with av.open(io.BytesIO(data), format="g722") as container:
-        blocks = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
-    return np.concatenate(blocks).astype(np.float32) / 32768
+    with av.open(io.BytesIO(data), mode="r", format="g722") as container:
+        blocks = [frame.to_ndarray().reshape(-1).astype(np.float32) for frame in container.decode(audio=0)]
+    return np.concatenate(blocks) / np.float32(32768)

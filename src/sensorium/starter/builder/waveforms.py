@@ -14,7 +14,8 @@ Waveform = npt.NDArray[np.float32]
 _FRAME_S = 0.01
 _SILENCE_DB = -45.0
 _FADE_S = 0.02
-_PEAK = 0.9
+# The codec overshoots by up to a third: decoded clips must stay within [-1, 1].
+_PEAK = 0.7
 # A clip shorter than this is padded: a model's patches of sound are about 64 ms long.
 _MIN_DURATION_S = 0.5
 _OPUS_COMPRESSION = 0.93
@@ -32,7 +33,7 @@ def trim_silence(waveform: Waveform, sample_rate: int) -> Waveform:
 
 
 def loudest_part(waveform: Waveform, sample_rate: int, duration_s: float) -> Waveform:
-    """Return the part of the given duration that holds most of the energy, the earliest of equally good ones."""
+    """Return the part of the given duration with the most energy, the earliest of equally good ones."""
     length = round(duration_s * sample_rate)
     if len(waveform) <= length:
         return waveform
@@ -46,7 +47,7 @@ def loudest_part(waveform: Waveform, sample_rate: int, duration_s: float) -> Wav
 
 
 def finish(waveform: Waveform, sample_rate: int) -> Waveform:
-    """Return the clip with its mean removed, its ends faded, its peak at 0.9 and at least half a second long."""
+    """Return the clip without its mean, ends faded, peak at 0.7, padded to half a second at least."""
     clip = waveform - np.float32(waveform.mean())
     fade = min(round(_FADE_S * sample_rate), len(clip) // 4)
     ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)

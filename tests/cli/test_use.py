@@ -1,0 +1,208 @@
+"""``generate``, ``chat``, ``embed``, ``info``, ``doctor`` with a small random model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sensorium.media.parts import Audio, Image
+from tests.cli.conftest import Run, assert_mistake
+
+SHORT = ("--max-tokens", "6")
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> object:
+    """The same model through the Python interface."""
+    import sensorium
+
+    return sensorium.load(model_folder)
+
+
+def test_generate_streams_what_the_interface_answers(
+    command: Run, model_folder: Path, model: object, picture: Path
+) -> None:
+    done = command("generate", picture, "what is this?", "--model", model_folder, *SHORT)
+    assert done.returncode == 0, done.stderr
+    answer = model.generate([Image(picture), "what is this?"], max_tokens=6)  # type: ignore[attr-defined]
+    assert done.stdout.strip() == answer
+
+
+def test_generate_text_as_json_from_standard_input(
+    command: Run, model_folder: Path, model: object, sound: Path
+) -> None:
+    done = command("generate", sound, "-", "--json", "--model", model_folder, *SHORT, stdin="transcribe\n")
+    assert done.returncode == 0, done.stderr
+    reply = json.loads(done.stdout)
+    assert reply["output"] == "text"
+    assert reply["text"] == model.generate([Audio(sound), "transcribe"], max_tokens=6)  # type: ignore[attr-defined]
+
+
+def test_generate_a_picture(command: Run, model_folder: Path, model: object, tmp_path: Path) -> None:
+    line = ("generate", "a red car", "--out", "car.png", "--num-steps", "3", "--seed", "5")
+    done = command(*line, "--model", model_folder)
+    assert (done.returncode, done.stdout) == (0, "car.png\n"), done.stderr
+    expected = model.generate("a red car", "image", num_steps=3, seed=5)  # type: ignore[attr-defined]
+    assert np.array_equal(Image(tmp_path / "car.png").pixels(), expected.pixels())
+
+
+def test_generate_a_sound_under_the_first_free_name(command: Run, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "audio.wav").write_bytes(b"taken")
+    options = ("--output", "audio", "--num-steps", "2", "--duration-s", "0.25", "--json")
+    done = command("generate", "rain", "--model", model_folder, *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["file"] == "audio-1.wav"
+    assert (tmp_path / "audio.wav").read_bytes() == b"taken"
+    # Four patches of 6 frames: 23 hops of 256 samples.
+    assert len(Audio(tmp_path / "audio-1.wav").waveform()) == 23 * 256
+
+
+def test_an_option_of_another_output_is_refused(command: Run, model_folder: Path) -> None:
+    done = command("generate", "hi", "--model", model_folder, "--guidance-scale", "3")
+    assert_mistake(done, "'guidance_scale'", "temperature")
+
+
+def test_chat_from_a_pipe(
+    command: Run, model_folder: Path, model: object, picture: Path, tmp_path: Path
+) -> None:
+    lines = f"/image {picture}\nwhat is this?\nand why?\n/save talk.json\n/reset\nhello\n/quit\nnot read\n"
+    done = command("chat", "--model", model_folder, *SHORT, stdin=lines)
+    assert done.returncode == 0, done.stderr
+    image, said = Image(picture), json.loads((tmp_path / "talk.json").read_text())
+    first = model.generate([image, "what is this?"], max_tokens=6)  # type: ignore[attr-defined]
+    assert [m["role"] for m in said][:3] == ["user", "assistant", "user"]
+    assert said[0]["content"] == [
+        {"type": "image", "path": str(picture)},
+        {"type": "text", "text": "what is this?"},
+    ]
+    assert said[1]["content"] == [{"type": "text", "text": first}]
+    turns = [
+        {"role": "user", "content": [image, "what is this?"]},
+        {"role": "assistant", "content": [first]},
+        {"role": "user", "content": ["and why?"]},
+    ]
+    second = model.generate(turns, max_tokens=6)  # type: ignore[attr-defined]
+    third = model.generate("hello", max_tokens=6)  # type: ignore[attr-defined]
+    assert [line for line in (first, second, third) if line not in done.stdout] == []
+
+
+def test_chat_from_a_pipe_stops_at_a_mistake(command: Run, model_folder: Path) -> None:
+    done = command("chat", "--model", model_folder, *SHORT, stdin="/imagge cat.png\nwhat is this?\n")
+    assert_mistake(done, "/imagge", "/image")
+
+
+def test_chat_at_a_terminal_goes_on_after_a_mistake(
+    model: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sensorium.commands import chat
+
+    typed = iter(["/image nowhere.png", "hello", "/help"])
+
+    def type_in(prompt: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", type_in)
+    monkeypatch.setattr(chat.sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr(chat, "open_model", lambda name: model)
+    assert chat.main(["--max-tokens", "4"]) == 0
+    said = capsys.readouterr()
+    assert "nowhere.png: no such file" in said.err
+    assert model.generate("hello", max_tokens=4) in said.out  # type: ignore[attr-defined]
+    assert "/reset" in said.out
+
+
+def test_embed_lines(command: Run, model_folder: Path, model: object, picture: Path) -> None:
+    done = command("embed", "--model", model_folder, stdin=f"a cat\n{picture}\n")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["part"] for line in lines] == ["a cat", str(picture)]
+    expected = model.embed(["a cat", Image(picture)])  # type: ignore[attr-defined]
+    vectors = np.array([line["embedding"] for line in lines], np.float32)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_embed_to_a_file(
+    command: Run, model_folder: Path, model: object, sound: Path, tmp_path: Path
+) -> None:
+    done = command("embed", "a cat", "-5 degrees", sound, "--out", "x.npy", "--json", "--model", model_folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"model": str(model_folder), "shape": [3, 16], "file": "x.npy"}
+    expected = model.embed(["a cat", "-5 degrees", Audio(sound)])  # type: ignore[attr-defined]
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-6)
+
+
+def test_embed_names_the_part_that_is_wrong(command: Run) -> None:
+    assert_mistake(command("embed", stdin="a cat\n\nb\n"), "part 2", "empty")
+    assert_mistake(command("embed"), "nothing to embed")
+
+
+def test_info_of_a_model_folder(command: Run, model_folder: Path, model: object) -> None:
+    done = command("info", model_folder, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    num = sum(p.numel() for p in model.model.parameters())  # type: ignore[attr-defined]
+    assert facts["parameters"] == sum(row["parameters"] for row in facts["modules"]) == num
+    assert facts["media"]["image"]["max_tokens"] == 4
+    assert facts["media"]["audio"]["tokens_per_s"] == 15.625
+
+
+def test_info_of_a_recipe(command: Run) -> None:
+    done = command("info", "nano")
+    assert done.returncode == 0, done.stderr
+    for fragment in (
+        "recipe nano",
+        "layers.0-3",
+        "encoders.image.stem",
+        "FLOPs",
+        "tokens a second",
+        "2 x weights",
+    ):
+        assert fragment in done.stdout
+
+
+def test_doctor(command: Run) -> None:
+    done = command("doctor", "--json")
+    report = json.loads(done.stdout)
+    status = {check["name"]: check["status"] for check in report["checks"]}
+    for name in ("python", "packages", "torch", "disk", "pictures", "sound", "starter data", "speed"):
+        assert status[name] in ("ok", "warn"), report
+    assert (done.returncode, report["ok"]) == (0, True)
+
+
+def test_doctor_fails_and_says_how_to_mend(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sensorium.commands import doctor
+    from sensorium.commands.checks import Check
+
+    def breaks() -> list[Check]:
+        raise RuntimeError("no such\nlibrary")
+
+    found = {"sound": lambda: [Check("sound", "fail", "no libsndfile", "install it")], "gpu": breaks}
+    monkeypatch.setattr(doctor, "CHECKS", found)
+    assert doctor.main([]) == 1
+    said = capsys.readouterr().out
+    assert "fail  sound         no libsndfile; install it\n" in said
+    assert "RuntimeError: no such library" in said
+    assert "2 of 2 checks failed" in said
+
+
+def test_doctor_notices_a_changed_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import shutil
+
+    import sensorium.starter
+    from sensorium.commands.checks import check_starter_data
+
+    copy = shutil.copytree(sensorium.starter.DATA_DIR, tmp_path / "data")
+    with (copy / "noto" / "data.parquet").open("ab") as file:
+        file.write(b"x")
+    monkeypatch.setattr(sensorium.starter, "DATA_DIR", copy)
+    [check] = check_starter_data()
+    assert check.status == "fail"
+    assert "noto" in check.found
+    assert check.mend

@@ -1,0 +1,173 @@
+"""The Python interface: whole and streamed, one and many, and what it refuses."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sensorium.config import DataConfig, RunConfig, TrainConfig
+from sensorium.generate.engine import Engine
+from sensorium.generate.interface import Model, load
+from sensorium.media.parts import Audio, Image
+from tests.model.small import byte_tokenizer, random_model, small_config
+
+TOKENIZER = byte_tokenizer()
+CONFIG = RunConfig(
+    name="small",
+    tokenizer="bytes",
+    model=small_config(bands=100),
+    data=DataConfig(sources=()),
+    train=TrainConfig(),
+)
+MODEL = Model(random_model(CONFIG.model), TOKENIZER, CONFIG)
+PICTURE = Image(np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8))
+SOUND = Audio(((0.1 * np.random.default_rng(1).standard_normal(5000)).astype(np.float32), 24_000))
+PROMPTS: list[Any] = ["hi", PICTURE, [SOUND, "transcribe"], ["both", PICTURE, SOUND]]
+
+
+class Scripted(Engine):
+    """Says given bytes, one token at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(MODEL.model, TOKENIZER)
+        token_of = {byte: token for token, byte in TOKENIZER_BYTES.items()}
+        self.tokens = [token_of[byte] for byte in data]
+
+    def generate_text(self, prompts: Any, options: Any) -> Iterator[list[int | None]]:
+        yield from ([token] for token in self.tokens)
+
+
+def _bytes_of_tokens() -> dict[int, int]:
+    """Token id -> byte, from texts that hold every byte that UTF-8 can have."""
+    found: dict[int, int] = {}
+    for text in [chr(i) for i in (*range(0x800), *range(0x800, 0xD800, 61), *range(0xE000, 0x110000, 997))]:
+        for token, byte in zip(TOKENIZER.encode(text), text.encode(), strict=True):
+            assert found.setdefault(token, byte) == byte
+    return found
+
+
+TOKENIZER_BYTES = _bytes_of_tokens()
+
+
+def scripted(data: bytes) -> Model:
+    model = Model(MODEL.model, TOKENIZER, CONFIG)
+    model.engine = Scripted(data)
+    return model
+
+
+anything = st.lists(st.sampled_from(sorted(set(TOKENIZER_BYTES.values()))), max_size=12).map(bytes)
+
+
+@given(
+    st.one_of(
+        anything,
+        st.text(max_size=8).map(str.encode),
+        st.text(alphabet=" \n\ufffda👩é", max_size=8).map(str.encode),
+    )
+)
+@example("👩‍👩‍👧 ende \ufffd".encode())
+@example(b"cut \xf0\x9f\x98")
+@example(b"  spaces  \n ")
+def test_streamed_equals_whole(data: bytes) -> None:
+    model = scripted(data)
+    pieces = list(model.generate("x", stream=True))
+    assert "".join(pieces) == model.generate("x")
+    assert all(pieces)
+
+
+@given(st.text(max_size=10))
+def test_no_piece_holds_half_a_character(text: str) -> None:
+    sent = ""
+    for piece in scripted(text.encode()).generate("x", stream=True):
+        sent += piece
+        assert text.strip().startswith(sent)
+
+
+def test_a_stream_is_not_held_back_to_the_end() -> None:
+    pieces = list(scripted("ab é c".encode()).generate("x", stream=True))
+    assert pieces == ["a", "b", " é", " c"]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.3, "seed": 4}])
+def test_model_streams_what_it_says_and_a_batch_says_what_each_says(options: dict[str, Any]) -> None:
+    alone = [MODEL.generate(p, max_tokens=10, **options) for p in PROMPTS]
+    assert ["".join(MODEL.generate(p, stream=True, max_tokens=10, **options)) for p in PROMPTS] == alone
+    assert MODEL.generate_batch(PROMPTS, max_tokens=10, **options) == alone
+
+
+@pytest.mark.parametrize("output", ["image", "audio"])
+def test_media_in_a_batch_are_what_each_is_alone(output: str) -> None:
+    together = MODEL.generate_batch(PROMPTS, output, num_steps=2)  # type: ignore[arg-type]
+    for prompt, made in zip(PROMPTS, together, strict=True):
+        alone = MODEL.generate(prompt, output, num_steps=2)  # type: ignore[arg-type]
+        assert type(alone) is type(made) is (Image if output == "image" else Audio)
+        assert made.generated["generator"] == "sensorium"
+        if output == "image":
+            assert np.abs(alone.pixels().astype(int) - made.pixels().astype(int)).max() <= 1
+        else:
+            assert alone.waveform().shape == made.waveform().shape
+
+
+def test_embeddings_do_not_depend_on_the_batch() -> None:
+    together = MODEL.embed(PROMPTS)
+    assert together.shape == (4, 16)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    for n, prompt in enumerate(PROMPTS):
+        np.testing.assert_allclose(MODEL.embed([prompt])[0], together[n], atol=2e-5)
+    np.testing.assert_allclose(MODEL.embed(PROMPTS, batch_tokens=1), together, atol=2e-5)
+
+
+def test_nothing_gives_nothing() -> None:
+    assert MODEL.embed([]).shape == (0, 16)
+    assert MODEL.generate_batch([]) == []
+    assert MODEL.generate_batch([], "image") == []
+
+
+@pytest.mark.parametrize("items", ["a cat", PICTURE])
+def test_embedding_one_part_without_a_list_is_an_error(items: Any) -> None:
+    with pytest.raises(ValueError, match=r"embed takes a list of parts.*wrap it in a list"):
+        MODEL.embed(items)
+
+
+def test_bad_options_are_errors_that_name_them_at_once() -> None:
+    with pytest.raises(
+        ValueError, match="unknown option 'temprature'; known here are max_tokens, temperature"
+    ):
+        MODEL.generate("x", temprature=1)
+    with pytest.raises(
+        ValueError, match="output 'video' is unknown to this model; it gives text, image, audio"
+    ):
+        MODEL.generate("x", output="video")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="only text can be streamed"):
+        MODEL.generate("x", output="image", stream=True)
+    with pytest.raises(ValueError, match="only sounds have a duration"):
+        MODEL.generate("x", output="image", duration_s=1)
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        MODEL.generate("", stream=True)
+
+
+def test_a_duration_is_kept() -> None:
+    made = MODEL.generate("x", "audio", duration_s=0.2, num_steps=1)
+    assert made.waveform().size / 24_000 == pytest.approx(0.2, abs=6 * 256 / 24_000)
+
+
+def test_saved_equals_loaded(tmp_path: Path) -> None:
+    MODEL.save_pretrained(tmp_path / "m")
+    again = load(tmp_path / "m")
+    assert again.config == MODEL.config
+    np.testing.assert_array_equal(again.embed(PROMPTS), MODEL.embed(PROMPTS))
+    assert again.generate_batch(PROMPTS, max_tokens=8) == MODEL.generate_batch(PROMPTS, max_tokens=8)
+    a, b = (m.generate("x", "image", num_steps=2).pixels() for m in (again, MODEL))
+    assert np.array_equal(a, b)
+
+
+def test_no_folder_is_named() -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"no model folder at nowhere; give a folder that holds config.json"
+    ):
+        load("nowhere")

@@ -1,0 +1,69 @@
+"""Schedule and moving average in closed form; what decays and what does not."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sensorium.config import TrainConfig
+from sensorium.train.optimizer import EMA, learning_rate, make_optimizer
+from tests.model.small import random_model, small_config
+
+CONFIG = TrainConfig(lr=2.0, warmup=0.1, decay=0.5, min_lr_ratio=0.05)
+
+
+@pytest.mark.parametrize(
+    ("progress", "lr"),
+    [(0.0, 0.0), (0.05, 1.0), (0.1, 2.0), (0.3, 2.0), (0.5, 2.0), (0.75, 1.0), (0.98, 0.1), (1.0, 0.1)],
+)
+def test_learning_rate_rises_stays_and_falls(progress: float, lr: float) -> None:
+    assert learning_rate(progress, CONFIG) == pytest.approx(lr)
+
+
+@given(st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 1))
+def test_learning_rate_stays_in_its_range(progress: float, warmup: float, decay: float) -> None:
+    config = TrainConfig(lr=2.0, warmup=warmup, decay=decay)
+    assert 0 <= learning_rate(progress, config) <= 2.0
+    assert learning_rate(1.0, config) == pytest.approx(2.0 * (config.min_lr_ratio if decay else 1.0))
+
+
+def test_ema_in_closed_form() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    ema = EMA(model, 0.5)
+    expected = 0.0
+    for step in range(1, 30):
+        nn.init.constant_(model.weight, float(step))
+        ema.update(model, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(ema.weights["weight"]) == pytest.approx(expected, rel=1e-6)
+    # Of a ramp, the average with decay d lags d / (1 - d) behind.
+    assert expected == pytest.approx(29 - 1, abs=1e-4)
+
+
+def test_ema_of_constant_weights_is_the_weights() -> None:
+    model = random_model(small_config())
+    ema = EMA(model, 0.99)
+    for step in range(1, 5):
+        ema.update(model, step)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(ema.weights[name], value)
+        assert ema.weights[name].data_ptr() != value.data_ptr()
+
+
+def test_matrices_decay_and_vectors_and_embeddings_do_not() -> None:
+    model = random_model(small_config(align_loss="sigmoid"))
+    optimizer = make_optimizer(model, TrainConfig(weight_decay=0.3))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    decay = {names[p]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decay.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert decay["layers.0.mlp.up_proj.weight"] == decay["latent_proj.weight"] == 0.3
+    assert (
+        decay["embed_tokens.weight"]
+        == decay["norm.weight"]
+        == decay["logit_scale"]
+        == decay["logit_bias"]
+        == 0
+    )
