@@ -95,7 +95,9 @@ class ModelConfig:
                 "each key-value head serves a whole number of query heads"
             )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions turn pairs: use an even number")
+            raise ValueError(
+                f"head_dim {self.head_dim} is odd; rotary positions turn pairs: use an even number"
+            )
         for name, modality in self.modalities.items():
             for size, patch in zip(modality.max_size, modality.patch, strict=True):
                 if size % patch:
@@ -113,12 +115,14 @@ class SourceConfig:
         path: a Parquet file or a folder of them; "starter:NAME" is a source of the embedded data.
         weight: samples of this source in every ``sum of weights`` samples.
         templates: how a sample becomes documents, see ``sensorium.data.templates``; one is drawn per visit.
+        augment: multiplies ``DataConfig.augment`` for this source; 0 where colour or place is what is asked.
         split: rows of this split are used.
     """
 
     path: str
     weight: float
     templates: tuple[str, ...] = ("pair",)
+    augment: float = 1.0
     split: str = "train"
 
 
@@ -152,7 +156,8 @@ class TrainConfig:
         num_steps: optimiser steps; the learning rate reaches its end there.
         max_train_s: optional wall-clock budget in seconds; the schedule then follows whichever of steps and
             seconds is further along, so that a slow machine still anneals to the end. 0 means none.
-        lr: peak learning rate of the optimiser (matrices); vectors and embeddings use the same.
+        lr: peak learning rate. optimizer: "adamw", or "muon" for the trunk's matrices with AdamW for the rest.
+        muon_lr_scale: Muon's learning rate over ``lr``.
         warmup: share of the run with a rising learning rate.
         decay: share of the run, at its end, with a falling one.
         w_flow, w_align, z_loss: weights of the losses beside next-token cross-entropy (1).
@@ -162,7 +167,9 @@ class TrainConfig:
 
     num_steps: int = 1000
     max_train_s: float = 0.0
-    lr: float = 2e-3
+    lr: float = 1e-3
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_lr_scale: float = 1.0
     min_lr_ratio: float = 0.02
     warmup: float = 0.05
     decay: float = 0.6
@@ -227,16 +234,23 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if not isinstance(value, list | tuple) or len(value) != len(kinds):
             raise ValueError(f"configuration key {name!r} is {value!r}; expected a list of {len(kinds)}")
-        return tuple(_convert(kind, item, f"{where}{i}.") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+        return tuple(
+            _convert(kind, item, f"{where}{i}.")
+            for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
     if origin is Literal:
         if value not in args:
-            raise ValueError(f"configuration key {name!r} is {value!r}; expected one of {', '.join(map(repr, args))}")
+            raise ValueError(
+                f"configuration key {name!r} is {value!r}; expected one of {', '.join(map(repr, args))}"
+            )
         return value
     if origin in (typing.Union, types.UnionType):
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+    if hint in (int, float, str, bool) and (
+        not isinstance(value, hint) or (hint is int and isinstance(value, bool))
+    ):
         raise ValueError(f"configuration key {name!r} is {value!r}; expected {hint.__name__}")
     return value
 

@@ -30,7 +30,9 @@ NAMES = {
 }
 
 
-def run(out: Path = Path("quickstart"), config: RunConfig | None = None, *, overwrite: bool = False) -> dict[str, Any]:
+def run(
+    out: Path = Path("quickstart"), config: RunConfig | None = None, *, overwrite: bool = False
+) -> dict[str, Any]:
     """Train ``nano`` from nothing and report.
 
     Args:
@@ -46,17 +48,23 @@ def run(out: Path = Path("quickstart"), config: RunConfig | None = None, *, over
     run_folder = out / "model"
     if run_folder.exists():
         if not overwrite:
-            raise FileExistsError(f"{out} holds an earlier quick start; add --overwrite or choose another --out")
+            raise FileExistsError(
+                f"{out} holds an earlier quick start; add --overwrite or choose another --out"
+            )
         shutil.rmtree(run_folder)
     out.mkdir(parents=True, exist_ok=True)
-    console.print("[bold]1/4 The data[/bold]: real pictures, sounds, questions and words that ship with the package")
+    console.print(
+        "[bold]1/4 The data[/bold]: real pictures, sounds, questions and words that ship with the package"
+    )
     trainer = Trainer(config, run_folder)
     _show_data(console, trainer)
     console.print("\n[bold]2/4 Before training[/bold]: the same tests on random weights")
     suite = StarterSuite(config.model, num_questions=500)
     before = suite.run(Model(trainer.model.eval(), trainer.tokenizer, config))
     _show_figures(console, {"before": before})
-    console.print(f"\n[bold]3/4 Training[/bold] {config.name}: {config.train.max_train_s:.0f} s at most on this machine")
+    console.print(
+        f"\n[bold]3/4 Training[/bold] {config.name}: {config.train.max_train_s:.0f} s at most on this machine"
+    )
     started = time.perf_counter()
     trainer.train()
     train_seconds = time.perf_counter() - started
@@ -88,8 +96,16 @@ def _show_data(console: Console, trainer: Trainer) -> None:
     table = Table("source", "samples", "share of a batch", "example")
     for source, share in zip(trainer.loader.sources, trainer.loader.share, strict=True):
         row = source.rows[0]
-        words = row["text"] or " ".join(p["text"] for m in row["messages"] for p in m["content"] if p["type"] == "text")
-        kinds = "picture: " if row["image"] or row["images"] else "sound: " if row["audio"] or row["audios"] else ""
+        words = row["text"] or " ".join(
+            p["text"] for m in row["messages"] for p in m["content"] if p["type"] == "text"
+        )
+        kinds = (
+            "picture: "
+            if row["image"] or row["images"]
+            else "sound: "
+            if row["audio"] or row["audios"]
+            else ""
+        )
         table.add_row(source.config.path, str(len(source.rows)), f"{share:.0%}", kinds + words[:50])
     console.print(table)
 
@@ -100,9 +116,19 @@ def _show_figures(console: Console, figures: dict[str, dict[str, Any]]) -> None:
     for key, name in NAMES.items():
         cells = [f"{f[key]['r1']:.1%}" for f in figures.values()]
         kind = "mel" if key == "sound_to_word" else "pixels"
-        table.add_row(f"{name} (R@1)", *cells, f"{last[key]['chance']:.2%}", f"{last[key]['nearest_neighbour']:.1%} nearest in {kind}")
+        table.add_row(
+            f"{name} (R@1)",
+            *cells,
+            f"{last[key]['chance']:.2%}",
+            f"{last[key]['nearest_neighbour']:.1%} nearest in {kind}",
+        )
     vqa = [f["vqa"] for f in figures.values()]
-    table.add_row("easy-vqa, test pictures", *(f"{v['accuracy']:.1%}" for v in vqa), f"{vqa[-1]['majority']:.1%}", f"{vqa[-1]['blind']:.1%} picture removed")
+    table.add_row(
+        "easy-vqa, test pictures",
+        *(f"{v['accuracy']:.1%}" for v in vqa),
+        f"{vqa[-1]['majority']:.1%}",
+        f"{vqa[-1]['blind']:.1%} picture removed",
+    )
     console.print(table)
 
 
@@ -120,7 +146,9 @@ def _sound(array_1FM: np.ndarray, label: str) -> tuple[bytes, bytes, str]:
     return encode_wav(griffin_lim(denormalize_mel(array_1FM[0]))), _spectrogram(array_1FM[0]), label
 
 
-def _write_report(out: Path, figures: dict[str, Any], suite: StarterSuite, model: Model, trainer: Trainer) -> None:
+def _write_report(
+    out: Path, figures: dict[str, Any], suite: StarterSuite, model: Model, trainer: Trainer
+) -> None:
     report = Report("Sensorium quick start")
     report.text(
         f"{figures['parameters']:,} parameters, {figures['steps']} steps in {figures['train_seconds']} s, from nothing. The "
@@ -129,7 +157,13 @@ def _write_report(out: Path, figures: dict[str, Any], suite: StarterSuite, model
         "same sound."
     )
     rows = [
-        (name, f"{figures[key]['before']['r1']:.1%}", f"{figures[key]['after']['r1']:.1%}", f"{figures[key]['after']['chance']:.2%}", f"{figures[key]['after']['nearest_neighbour']:.1%}")
+        (
+            name,
+            f"{figures[key]['before']['r1']:.1%}",
+            f"{figures[key]['after']['r1']:.1%}",
+            f"{figures[key]['after']['chance']:.2%}",
+            f"{figures[key]['after']['nearest_neighbour']:.1%}",
+        )
         for key, name in NAMES.items()
     ]
     report.table("Retrieval, R@1", ("test", "before", "after", "chance", "nearest neighbour"), rows)
@@ -137,7 +171,13 @@ def _write_report(out: Path, figures: dict[str, Any], suite: StarterSuite, model
     cells = ("accuracy", "blind", "majority", "question_majority")
     report.table(
         "Questions on unseen pictures (easy-vqa)",
-        ("", "with the picture", "picture removed", "most frequent answer", "most frequent answer to the question"),
+        (
+            "",
+            "with the picture",
+            "picture removed",
+            "most frequent answer",
+            "most frequent answer to the question",
+        ),
         [(when, *(f"{vqa[when][c]:.1%}" for c in cells)) for when in ("before", "after")],
     )
     report.heading("Loss curves")
@@ -179,13 +219,17 @@ def _report_generated(report: Report, model: Model) -> None:
     prompts = list(dict.fromkeys(s.text for s in chosen))[:12]
     drawn = model.generate_batch(prompts, "image")
     report.heading("Drawn from words")
-    report.pictures((encode_png(picture.pixels()), prompt) for prompt, picture in zip(prompts, drawn, strict=True))
+    report.pictures(
+        (encode_png(picture.pixels()), prompt) for prompt, picture in zip(prompts, drawn, strict=True)
+    )
     sounds = load_samples("scratch", "train", model.config.model)
     heard = [s for s in sounds if len(s.text) < 16][:: max(1, len(sounds) // 4)][:4]
     made = [a.numpy() for a in _mels(model, [s.text for s in heard])]
     report.heading("Sounds: real (through the same vocoder), then made from the word")
     for sample, mel in zip(heard, made, strict=True):
-        report.sounds([_sound(sample.media[0].clean_CHW, f"{sample.text}, real"), _sound(mel, f"{sample.text}, made")])
+        report.sounds(
+            [_sound(sample.media[0].clean_CHW, f"{sample.text}, real"), _sound(mel, f"{sample.text}, made")]
+        )
 
 
 def _mels(model: Model, prompts: list[str]) -> list[Any]:

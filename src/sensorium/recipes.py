@@ -9,13 +9,13 @@ from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig,
 STARTER_SOURCES = (
     SourceConfig(path="starter:noto", weight=20, templates=("pair", "align", "align")),
     SourceConfig(path="starter:fluent", weight=20, templates=("pair", "align", "align")),
-    SourceConfig(path="starter:openclipart", weight=4, templates=("align",)),
+    SourceConfig(path="starter:openclipart", weight=3, templates=("align",)),
     SourceConfig(path="starter:scratch", weight=5, templates=("pair", "align")),
-    SourceConfig(path="starter:sonic-pi", weight=3, templates=("pair", "align")),
-    SourceConfig(path="starter:asterisk-en", weight=2, templates=("transcribe", "speak")),
+    SourceConfig(path="starter:sonic-pi", weight=2, templates=("pair", "align")),
+    SourceConfig(path="starter:asterisk-en", weight=1, templates=("transcribe", "speak")),
     SourceConfig(path="starter:asterisk-fr", weight=1, templates=("transcribe", "speak")),
-    SourceConfig(path="starter:easy-vqa", weight=24, templates=("chat",)),
-    SourceConfig(path="starter:wordnet", weight=4, templates=("text",)),
+    SourceConfig(path="starter:easy-vqa", weight=42, templates=("chat",), augment=0.0),
+    SourceConfig(path="starter:wordnet", weight=2, templates=("text",)),
 )
 
 
@@ -34,14 +34,23 @@ def nano() -> RunConfig:
             mlp_dim=384,
             latent_dim=128,
             modalities={
-                "image": ModalityConfig(channels=3, patch=(8, 8), max_size=(32, 32), blank=1.0, num_encoder_layers=0),
+                "image": ModalityConfig(
+                    channels=3, patch=(8, 8), max_size=(32, 32), blank=1.0, num_encoder_layers=0
+                ),
                 "audio": ModalityConfig(
-                    channels=1, patch=(6, 100), max_size=(240, 100), blank=-2.9, num_encoder_layers=1, refiner=False
+                    channels=1,
+                    patch=(6, 100),
+                    max_size=(240, 100),
+                    blank=-2.9,
+                    num_encoder_layers=1,
+                    refiner=False,
                 ),
             },
         ),
-        data=DataConfig(sources=STARTER_SOURCES, row_length=128, samples_per_step=96),
-        train=TrainConfig(num_steps=1000, max_train_s=235.0, lr=3e-3),
+        data=DataConfig(sources=STARTER_SOURCES, row_length=128, samples_per_step=96, augment=0.8),
+        train=TrainConfig(
+            num_steps=800, max_train_s=235.0, lr=1e-3, optimizer="muon", w_text=2.0, w_align=1.0
+        ),
     )
 
 
@@ -61,15 +70,28 @@ def tiny() -> RunConfig:
             mlp_dim=768,
             latent_dim=256,
             modalities={
-                "image": ModalityConfig(channels=3, patch=(16, 16), max_size=(64, 64), blank=1.0, num_encoder_layers=1),
+                "image": ModalityConfig(
+                    channels=3, patch=(16, 16), max_size=(64, 64), blank=1.0, num_encoder_layers=1
+                ),
                 "audio": ModalityConfig(
-                    channels=1, patch=(6, 100), max_size=(240, 100), blank=-2.9, num_encoder_layers=1, refiner=False
+                    channels=1,
+                    patch=(6, 100),
+                    max_size=(240, 100),
+                    blank=-2.9,
+                    num_encoder_layers=1,
+                    refiner=False,
                 ),
             },
         ),
         data=dataclasses.replace(base.data, row_length=256),
         train=dataclasses.replace(
-            base.train, num_steps=20_000, max_train_s=0.0, lr=1e-3, ema_decay=0.999, save_every=500, sample_every=1000
+            base.train,
+            num_steps=20_000,
+            max_train_s=0.0,
+            lr=1e-3,
+            ema_decay=0.999,
+            save_every=500,
+            sample_every=1000,
         ),
     )
 

@@ -53,6 +53,25 @@ def assert_mistake(done: subprocess.CompletedProcess[str], *fragments: str) -> N
 
 
 @pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command in this process: for what needs torch, which takes seconds to start, once more."""
+    from sensorium.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        line = [str(argument) for argument in arguments]
+        capsys.readouterr()
+        code = main(line)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(line, code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
 def command(tmp_path: Path) -> Run:
     """The command, run in an empty folder."""
 

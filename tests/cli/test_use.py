@@ -1,5 +1,6 @@
 """``generate``, ``chat``, ``embed``, ``info``, ``doctor`` with a small random model."""
 
+import io
 import json
 from pathlib import Path
 
@@ -30,9 +31,10 @@ def test_generate_streams_what_the_interface_answers(
 
 
 def test_generate_text_as_json_from_standard_input(
-    command: Run, model_folder: Path, model: object, sound: Path
+    here: Run, model_folder: Path, model: object, sound: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = command("generate", sound, "-", "--json", "--model", model_folder, *SHORT, stdin="transcribe\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("transcribe\n"))
+    done = here("generate", sound, "-", "--json", "--model", model_folder, *SHORT)
     assert done.returncode == 0, done.stderr
     reply = json.loads(done.stdout)
     assert reply["output"] == "text"
@@ -47,10 +49,10 @@ def test_generate_a_picture(command: Run, model_folder: Path, model: object, tmp
     assert np.array_equal(Image(tmp_path / "car.png").pixels(), expected.pixels())
 
 
-def test_generate_a_sound_under_the_first_free_name(command: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_generate_a_sound_under_the_first_free_name(here: Run, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "audio.wav").write_bytes(b"taken")
     options = ("--output", "audio", "--num-steps", "2", "--duration-s", "0.25", "--json")
-    done = command("generate", "rain", "--model", model_folder, *options)
+    done = here("generate", "rain", "--model", model_folder, *options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["file"] == "audio-1.wav"
     assert (tmp_path / "audio.wav").read_bytes() == b"taken"
@@ -58,8 +60,8 @@ def test_generate_a_sound_under_the_first_free_name(command: Run, model_folder: 
     assert len(Audio(tmp_path / "audio-1.wav").waveform()) == 23 * 256
 
 
-def test_an_option_of_another_output_is_refused(command: Run, model_folder: Path) -> None:
-    done = command("generate", "hi", "--model", model_folder, "--guidance-scale", "3")
+def test_an_option_of_another_output_is_refused(here: Run, model_folder: Path) -> None:
+    done = here("generate", "hi", "--model", model_folder, "--guidance-scale", "3")
     assert_mistake(done, "'guidance_scale'", "temperature")
 
 
@@ -87,8 +89,11 @@ def test_chat_from_a_pipe(
     assert [line for line in (first, second, third) if line not in done.stdout] == []
 
 
-def test_chat_from_a_pipe_stops_at_a_mistake(command: Run, model_folder: Path) -> None:
-    done = command("chat", "--model", model_folder, *SHORT, stdin="/imagge cat.png\nwhat is this?\n")
+def test_chat_from_a_pipe_stops_at_a_mistake(
+    here: Run, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("/imagge cat.png\nwhat is this?\n"))
+    done = here("chat", "--model", model_folder, *SHORT)
     assert_mistake(done, "/imagge", "/image")
 
 
@@ -126,10 +131,8 @@ def test_embed_lines(command: Run, model_folder: Path, model: object, picture: P
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_embed_to_a_file(
-    command: Run, model_folder: Path, model: object, sound: Path, tmp_path: Path
-) -> None:
-    done = command("embed", "a cat", "-5 degrees", sound, "--out", "x.npy", "--json", "--model", model_folder)
+def test_embed_to_a_file(here: Run, model_folder: Path, model: object, sound: Path, tmp_path: Path) -> None:
+    done = here("embed", "a cat", "-5 degrees", sound, "--out", "x.npy", "--json", "--model", model_folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"model": str(model_folder), "shape": [3, 16], "file": "x.npy"}
     expected = model.embed(["a cat", "-5 degrees", Audio(sound)])  # type: ignore[attr-defined]
@@ -141,8 +144,8 @@ def test_embed_names_the_part_that_is_wrong(command: Run) -> None:
     assert_mistake(command("embed"), "nothing to embed")
 
 
-def test_info_of_a_model_folder(command: Run, model_folder: Path, model: object) -> None:
-    done = command("info", model_folder, "--json")
+def test_info_of_a_model_folder(here: Run, model_folder: Path, model: object) -> None:
+    done = here("info", model_folder, "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     num = sum(p.numel() for p in model.model.parameters())  # type: ignore[attr-defined]
@@ -151,8 +154,8 @@ def test_info_of_a_model_folder(command: Run, model_folder: Path, model: object)
     assert facts["media"]["audio"]["tokens_per_s"] == 15.625
 
 
-def test_info_of_a_recipe(command: Run) -> None:
-    done = command("info", "nano")
+def test_info_of_a_recipe(here: Run) -> None:
+    done = here("info", "nano")
     assert done.returncode == 0, done.stderr
     for fragment in (
         "recipe nano",

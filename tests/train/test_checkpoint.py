@@ -209,7 +209,8 @@ def test_saved_equals_loaded(run: Path, data: Path) -> None:
         torch.equal(value, trainer.model.state_dict()[name]) for name, value in model.state_dict().items()
     )
     assert load(run).config == loaded  # a run folder opens at its last checkpoint
-    for parameter, state in trainer.optimizer.state.items():
+    for parameter in trainer.optimizer.home:
+        state = trainer.optimizer.state_of(parameter)
         assert float(state["step"]) == 2
         assert state["exp_avg"].shape == parameter.shape
 

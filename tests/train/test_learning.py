@@ -1,6 +1,6 @@
 """Learning: eight real samples of every task at once are learned by heart, and shuffled pairs are not."""
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,12 +18,14 @@ from sensorium.losses import compute_losses
 from sensorium.model.flow import draw_noise
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.document import Document, EmbSegment, MediaSegment, Segment, TextSegment
-from sensorium.sequence.packing import pack
+from sensorium.sequence.packing import Batch, pack
 from sensorium.sequence.tokenizer import Tokenizer
-from sensorium.train.optimizer import EMA, learning_rate, make_optimizer
+from sensorium.train.optimizer import EMA, MuonAdamW, learning_rate, tune_allocator
 from sensorium.train.trainer import total_loss
 
 TOKENIZER = Tokenizer.bytes()
+# Noise near t = 0 only: with eight samples a trace of the signal says which one it is, and a network that sees
+# more than a trace in training never needs to read the words.
 TINY = ModelConfig(
     vocab_size=520,
     dim=256,
@@ -35,10 +37,21 @@ TINY = ModelConfig(
     latent_dim=128,
     modalities={
         "image": ModalityConfig(
-            channels=3, patch=(16, 16), max_size=(64, 64), num_encoder_layers=1, noise_mu=-2.0
+            channels=3,
+            patch=(16, 16),
+            max_size=(64, 64),
+            num_encoder_layers=1,
+            noise_mu=-3.0,
+            noise_scale=2.0,
         ),
         "audio": ModalityConfig(
-            channels=1, patch=(6, 100), max_size=(96, 100), num_encoder_layers=1, refiner=False
+            channels=1,
+            patch=(6, 100),
+            max_size=(96, 100),
+            num_encoder_layers=1,
+            refiner=False,
+            noise_mu=-3.0,
+            noise_scale=2.0,
         ),
     },
 )
@@ -77,63 +90,71 @@ def tasks() -> dict[str, Task]:
     }
 
 
-def documents(names: list[str], *, shuffle: np.random.Generator | None = None) -> list[Document]:
+def documents(names: list[str]) -> list[Document]:
+    """All documents of some tasks."""
     rng = np.random.default_rng(0)
-    out: list[Document] = []
-    for name in names:
-        task = tasks()[name]
-        order = shuffle.permutation(NUM_SAMPLES) if shuffle else range(NUM_SAMPLES)
-        for n, sample in enumerate(task.samples):
-            first = build_documents(sample, task.template, TOKENIZER, rng, pair_key=f"{name}/{n}")
-            if shuffle:
-                other = task.samples[order[n]]
-                words = build_documents(other, "align", TOKENIZER, rng, pair_key=f"{name}/{n}")[1]
-                first = [Document([first[0].segments[0], EmbSegment("a")], pair_key=f"{name}/{n}"), words]
-            out += first
-    return out
+    return [
+        document
+        for name in names
+        for n, sample in enumerate(tasks()[name].samples)
+        for document in build_documents(
+            sample, tasks()[name].template, TOKENIZER, rng, pair_key=f"{name}/{n}"
+        )
+    ]
 
 
-def train(num_steps: int, names: list[str], *, lr: float, pairs: str = "") -> Sensorium:
-    """The parts of a training step, on all documents at once. ``pairs`` trains the alignment loss alone."""
+def optimise(
+    num_steps: int, lr: float, batch_of: Callable[[int], Batch], *, align_only: bool = False
+) -> Sensorium:
+    """The parts of a training step. ``align_only`` leaves all losses but the alignment out."""
+    tune_allocator()
     torch.manual_seed(0)
     model = Sensorium(TINY)
-    config = TrainConfig(lr=lr, num_steps=num_steps, weight_decay=0.0, warmup=0.1, decay=0.6)
-    optimizer = make_optimizer(model, config)
+    config = TrainConfig(
+        lr=lr, num_steps=num_steps, weight_decay=0.0, warmup=0.1, decay=0.6, optimizer="muon"
+    )
+    optimizer = MuonAdamW(model, config)
     ema = EMA(model, 0.9)
-    shuffle = np.random.default_rng(0)
-    drawn = [d for d in documents(names) if isinstance(d.segments[-1], MediaSegment)]
     for step in range(num_steps):
-        if pairs:
-            every = documents(names, shuffle=shuffle if pairs == "shuffled" else _Straight())
-        else:
-            # Words are learned in far fewer steps than pictures and sounds: they come every third step.
-            every = documents(names) if step % 3 == 0 else drawn
-        batch = pack(every, TOKENIZER, TINY, row_length=96)
+        batch = batch_of(step)
         noise = draw_noise(batch, TINY, torch.Generator().manual_seed(step))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step / num_steps, config)
-        losses = compute_losses(model, batch, noise)
-        total, means = total_loss(losses, config)
-        if pairs:
-            total = means["align"]
+        optimizer.set_lr(learning_rate(step / num_steps, config))
+        total, means = total_loss(compute_losses(model, batch, noise), config)
         optimizer.zero_grad()
-        total.backward()
+        (means["align"] if align_only else total).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         ema.update(model, step + 1)
-        if step % 30 == 0:
-            print(
-                step, {k: round(float(v.detach()), 3) for k, v in means.items()}, f"{time.perf_counter():.0f}"
-            )
+        if step % 20 == 0 or step + 1 == num_steps:
+            print(step, *(f"{name} {float(mean.detach()):.3f}" for name, mean in means.items()))
     model.load_state_dict(ema.weights)
     return model.eval()
 
 
-class _Straight:
-    """Stands in for a generator that shuffles nothing."""
+def learn_everything() -> Sensorium:
+    """One model, all tasks. Words are learned long before pictures and sounds are and then come less often."""
+    every = documents(list(tasks()))
+    drawn = [d for d in every if isinstance(d.segments[-1], MediaSegment)]
+    whole, part = (pack(chosen, TOKENIZER, TINY, row_length=96) for chosen in (every, drawn))
+    return optimise(180, 3e-3, lambda step: whole if step < 40 or step % 4 == 0 else part)
 
-    def permutation(self, n: int) -> range:
-        return range(n)
+
+def learn_pairs(*, shuffled: bool) -> Sensorium:
+    """Alignment alone, for a short while, with true pairs or with pairs shuffled anew in every step."""
+    rng = np.random.default_rng(0)
+
+    def batch_of(step: int) -> Batch:
+        found = []
+        for name in ("picture", "sound"):
+            samples = tasks()[name].samples
+            order = rng.permutation(NUM_SAMPLES) if shuffled else np.arange(NUM_SAMPLES)
+            for n, sample in enumerate(samples):
+                key, words = f"{name}/{n}", TextSegment(TOKENIZER.encode(samples[order[n]].text))
+                found.append(Document([medium(sample), EmbSegment("a")], pair_key=key))
+                found.append(Document([words, EmbSegment("b")], pair_key=key))
+        return pack(found, TOKENIZER, TINY, row_length=96)
+
+    return optimise(16, 1e-3, batch_of, align_only=True)
 
 
 def door(model: Sensorium) -> Model:
@@ -166,10 +187,7 @@ def retrieval(model: Sensorium, name: str) -> float:
 
 @pytest.fixture(scope="module")
 def learned() -> Sensorium:
-    return train(STEPS, list(tasks()), lr=LR)
-
-
-STEPS, LR = 180, 3e-3
+    return learn_everything()
 
 
 @pytest.mark.slow
@@ -209,7 +227,7 @@ def test_media_are_drawn_from_their_names(learned: Sensorium, name: str, modalit
     model = door(learned)
     prompts: list[list[Segment]] = [[TextSegment(TOKENIZER.encode(s.text)), EmbSegment()] for s in samples]
     made = model.engine.generate_media(
-        modality, prompts, prompts, MediaOptions(num_steps=8, guidance_scale=1.0)
+        modality, prompts, prompts, MediaOptions(num_steps=2, guidance_scale=1.0)
     )
     truth = [s.media[0].clean_CHW for s in samples]
     assert [tuple(m.shape) for m in made] == [t.shape for t in truth]  # the model chose the right sizes
@@ -222,7 +240,7 @@ def test_media_are_drawn_from_their_names(learned: Sensorium, name: str, modalit
     mean = np.nanmean(padded, axis=0)
     baseline = np.mean([np.square(mean[:, : t.shape[1]] - t).mean() for t in truth])
     print(name, "error", error, "mean", baseline)
-    assert error < baseline / 3
+    assert error < baseline / 2
     # And each is nearest to its own.
     for n, m in enumerate(made):
         near = [np.square(m.numpy() - t).mean() if m.shape == t.shape else np.inf for t in truth]
@@ -232,10 +250,8 @@ def test_media_are_drawn_from_their_names(learned: Sensorium, name: str, modalit
 @pytest.mark.slow
 def test_shuffled_pairs_do_not_retrieve() -> None:
     """The same short training with true pairs and with pairs shuffled anew in every step."""
-    names = ["picture", "sound"]
-    paired = train(25, names, lr=1e-3, pairs="true")
-    shuffled = train(25, names, lr=1e-3, pairs="shuffled")
-    scores = [[retrieval(model, name) for name in names] for model in (paired, shuffled)]
-    print("retrieval", scores)
-    assert min(scores[0]) > 0.8
-    assert max(scores[1]) < 0.4
+    models = [learn_pairs(shuffled=shuffled) for shuffled in (False, True)]
+    scores = [[retrieval(model, name) for name in ("picture", "sound")] for model in models]
+    print("retrieval with true and with shuffled pairs", scores)
+    assert min(scores[0]) >= 0.75
+    assert max(scores[1]) <= 0.375  # chance is 0.125

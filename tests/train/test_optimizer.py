@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sensorium.config import TrainConfig
-from sensorium.train.optimizer import EMA, learning_rate, make_optimizer
+from sensorium.train.optimizer import EMA, MuonAdamW, learning_rate
 from tests.model.small import random_model, small_config
 
 CONFIG = TrainConfig(lr=2.0, warmup=0.1, decay=0.5, min_lr_ratio=0.05)
@@ -53,11 +53,17 @@ def test_ema_of_constant_weights_is_the_weights() -> None:
         assert ema.weights[name].data_ptr() != value.data_ptr()
 
 
-def test_matrices_decay_and_vectors_and_embeddings_do_not() -> None:
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_matrices_decay_and_vectors_and_embeddings_do_not(kind: str) -> None:
     model = random_model(small_config(align_loss="sigmoid"))
-    optimizer = make_optimizer(model, TrainConfig(weight_decay=0.3))
+    optimizer = MuonAdamW(model, TrainConfig(weight_decay=0.3))
     names = {parameter: name for name, parameter in model.named_parameters()}
-    decay = {names[p]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {
+        names[p]: group["weight_decay"]
+        for part in optimizer.parts
+        for group in part.param_groups
+        for p in group["params"]
+    }
     assert decay.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     assert decay["layers.0.mlp.up_proj.weight"] == decay["latent_proj.weight"] == 0.3
     assert (
@@ -67,3 +73,28 @@ def test_matrices_decay_and_vectors_and_embeddings_do_not() -> None:
         == decay["logit_bias"]
         == 0
     )
+
+
+def test_muon_has_the_matrices_of_the_trunk_and_its_own_rate() -> None:
+    model = random_model(small_config())
+    optimizer = MuonAdamW(model, TrainConfig(optimizer="muon", muon_lr_scale=3.0))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    ours = {names[p] for p, part in optimizer.home.items() if isinstance(part, torch.optim.Muon)}
+    assert ours == {n for n, p in model.named_parameters() if n.startswith("layers.") and p.ndim == 2}
+    assert len(ours) == 7 * model.config.num_layers
+    optimizer.set_lr(0.5)
+    rates = {type(part): {group["lr"] for group in part.param_groups} for part in optimizer.parts}
+    assert rates == {torch.optim.AdamW: {0.5}, torch.optim.Muon: {1.5}}
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_state_has_the_kinds_it_promises(kind: str) -> None:
+    model = random_model(small_config())
+    optimizer = MuonAdamW(model, TrainConfig(optimizer=kind))  # type: ignore[arg-type]
+    for parameter in optimizer.home:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for parameter in optimizer.home:
+        assert set(optimizer.state_of(parameter)) == set(optimizer.state_kinds(parameter))
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in optimizer.home)

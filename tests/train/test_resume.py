@@ -32,8 +32,19 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_five_steps_a_kill_and_five_more_equal_ten(data: Path, whole: Path, tmp_path: Path) -> None:
-    run, config = tmp_path / "run", small_run(data)
+@pytest.fixture(scope="module")
+def whole_by_muon(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("muon")
+    Trainer(small_run(data, optimizer="muon"), run).train()
+    return run
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_five_steps_a_kill_and_five_more_equal_ten(
+    optimizer: str, data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    whole: Path = request.getfixturevalue("whole" if optimizer == "adamw" else "whole_by_muon")
+    run, config = tmp_path / "run", small_run(data, optimizer=optimizer)
     save_config(config, tmp_path / "config.json")
     child = subprocess.run(
         [sys.executable, "-m", "tests.train.run", "kill", tmp_path / "config.json", run],

@@ -1,7 +1,6 @@
 """Arguments of a verb: a frozen dataclass read by tyro, with words before, between and after options."""
 
 import contextlib
-import dataclasses
 import difflib
 import io
 import os
@@ -106,11 +105,6 @@ def help_only(arguments: Sequence[str]) -> bool:
     return any(argument in ("-h", "--help") for argument in arguments[:end])
 
 
-def option_defaults(cls: type) -> dict[str, Any]:
-    """Fields with their defaults."""
-    return {field.name: field.default for field in dataclasses.fields(cls)}
-
-
 def _arity(hint: Any) -> int:
     if hint is bool:
         return 0
@@ -132,6 +126,7 @@ def _complaint(box: str) -> str:
         text = f"unknown option {', '.join(names)}"
         near = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(lines))
         text += f"; the nearest is {near[1]}" if near else ""
+    text = re.sub(r"^Error parsing (?!--)\S+: ", "", text)  # where it is in our own dataclasses tells nobody
     missing = re.match(r"Missing from [^:]*: (--\S+(?: [A-Z]+)?)", text)
     return f"{missing[1]} is missing" if missing else text or "the arguments cannot be read"
 

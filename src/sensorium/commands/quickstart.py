@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from sensorium.commands.arguments import parse
 
@@ -12,7 +15,7 @@ and write a report with pictures, sounds and loss curves. Takes about five minut
 
 Examples:
   sensorium quickstart
-  sensorium quickstart --out /data/quick --overwrite
+  sensorium quickstart --out runs/quick --overwrite
 """
 
 
@@ -26,8 +29,8 @@ class Quickstart:
     """Replace an earlier quick start in that folder."""
     recipe: str = "nano"
     """What to train; `sensorium train --help` lists the recipes."""
-    max_train_s: float = 0.0
-    """Seconds of training at most; 0 keeps the recipe's own."""
+    max_train_s: Annotated[float, tyro.conf.arg(help_behavior_hint="(default: the recipe's)")] = 0.0
+    """Seconds of training at most; 0 means no limit."""
 
 
 def main(arguments: Sequence[str]) -> int:

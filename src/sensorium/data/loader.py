@@ -92,10 +92,17 @@ def load_sample(
     """A row with its media as arrays; ``rng`` None means no augmentation."""
     row = source.rows[index]
     # The short form has a column named after its modality, the long form a list of media in order of its parts.
-    found: list[tuple[str, dict[str, Any]]] = [(name, row[name]) for name in model.modalities if row.get(name)]
+    found: list[tuple[str, dict[str, Any]]] = [
+        (name, row[name]) for name in model.modalities if row.get(name)
+    ]
     if row.get("messages"):
         waiting = {name: iter(row.get(f"{name}s") or []) for name in model.modalities}
-        kinds = [part["type"] for message in row["messages"] for part in message["content"] if part["type"] != "text"]
+        kinds = [
+            part["type"]
+            for message in row["messages"]
+            for part in message["content"]
+            if part["type"] != "text"
+        ]
         found = [(kind, next(waiting[kind])) for kind in kinds]
     media = []
     for ordinal, (kind, medium) in enumerate(found):
@@ -152,7 +159,9 @@ class Loader:
             rng = np.random.default_rng([self.seed, number, visit])
             template = source.config.templates[int(rng.integers(len(source.config.templates)))]
             try:
-                sample = load_sample(source, index, self.model, rng, self.config.augment)
+                sample = load_sample(
+                    source, index, self.model, rng, self.config.augment * source.config.augment
+                )
                 out += build_documents(
                     sample,
                     template,

@@ -34,7 +34,9 @@ class Report:
         """A table whose first column names the row."""
         head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
         body = "".join(
-            f'<tr><th scope="row">{html.escape(row[0])}</th>' + "".join(f"<td>{html.escape(c)}</td>" for c in row[1:]) + "</tr>"
+            f'<tr><th scope="row">{html.escape(row[0])}</th>'
+            + "".join(f"<td>{html.escape(c)}</td>" for c in row[1:])
+            + "</tr>"
             for row in rows
         )
         self.parts.append(
@@ -62,7 +64,9 @@ class Report:
 
     def plot(self, png: bytes, label: str) -> None:
         """A wide picture."""
-        self.parts.append(f'<img class="plot" src="{_data_uri(png, "image/png")}" alt="{html.escape(label, quote=True)}">')
+        self.parts.append(
+            f'<img class="plot" src="{_data_uri(png, "image/png")}" alt="{html.escape(label, quote=True)}">'
+        )
 
     def write(self, path: Path) -> None:
         """The whole page."""

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def recall_at_k(similarity_QC: np.ndarray, query_keys: Sequence[str], candidate_keys: Sequence[str], k: int = 1) -> float:
+def recall_at_k(
+    similarity_QC: np.ndarray, query_keys: Sequence[str], candidate_keys: Sequence[str], k: int = 1
+) -> float:
     """Share of queries with a candidate of the same key among the k most similar.
 
     Args:
@@ -31,7 +33,9 @@ def chance(query_keys: Sequence[str], candidate_keys: Sequence[str]) -> float:
     return float(np.mean([candidates.count(key) / len(candidates) for key in query_keys]))
 
 
-def neighbour_similarity(queries_ND: np.ndarray, references_MD: np.ndarray, keys: Sequence[str], names: Sequence[str]) -> np.ndarray:
+def neighbour_similarity(
+    queries_ND: np.ndarray, references_MD: np.ndarray, keys: Sequence[str], names: Sequence[str]
+) -> np.ndarray:
     """Similarity of each query to each name: minus the distance to the nearest reference of that name.
 
     Args:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.data.loader import Source, load_sample, read_rows
 from sensorium.config import ModelConfig, SourceConfig
+from sensorium.data.loader import Source, load_sample, read_rows
 from sensorium.data.templates import Sample, chat_segments
 from sensorium.evals.retrieval import chance, neighbour_similarity, recall_at_k, shrink
 from sensorium.generate.engine import TextOptions
@@ -56,7 +56,11 @@ class StarterSuite:
     def questions(self) -> list[Sample]:
         """Questions on pictures of easy-vqa's own test set, evenly spread."""
         rows = load_samples("easy-vqa", "test", self.config)
-        return rows[:: max(1, len(rows) // self.num_questions)][: self.num_questions] if self.num_questions else rows
+        return (
+            rows[:: max(1, len(rows) // self.num_questions)][: self.num_questions]
+            if self.num_questions
+            else rows
+        )
 
     def run(self, model: Model) -> dict[str, Any]:
         """All figures of a model; baselines stand beside them."""
@@ -109,7 +113,10 @@ class StarterSuite:
         names = [s.text for s in self.sounds]
         frames = max(s.media[0].clean_CHW.shape[1] for s in self.sounds)
         flat = np.stack(
-            [np.pad(s.media[0].clean_CHW[0], ((0, frames - s.media[0].clean_CHW.shape[1]), (0, 0))).ravel() for s in self.sounds]
+            [
+                np.pad(s.media[0].clean_CHW[0], ((0, frames - s.media[0].clean_CHW.shape[1]), (0, 0))).ravel()
+                for s in self.sounds
+            ]
         )
         unique = sorted(set(names))
         return recall_at_k(neighbour_similarity(flat, flat, names, unique), names, unique)

@@ -73,7 +73,9 @@ def patchify(array_CHW: np.ndarray, patch: tuple[int, int]) -> tuple[np.ndarray,
     C, H, W = array_CHW.shape
     rows, cols = H // patch[0], W // patch[1]
     if rows * patch[0] != H or cols * patch[1] != W or rows * cols == 0:
-        raise ValueError(f"array of {H}x{W} is not a whole number of {patch[0]}x{patch[1]} patches; resize or pad it")
+        raise ValueError(
+            f"array of {H}x{W} is not a whole number of {patch[0]}x{patch[1]} patches; resize or pad it"
+        )
     x = array_CHW.reshape(C, rows, patch[0], cols, patch[1]).transpose(1, 3, 0, 2, 4)
     return np.ascontiguousarray(x.reshape(rows * cols, -1)), (rows, cols)
 
@@ -105,7 +107,9 @@ def _audio_array(waveform: np.ndarray, config: ModalityConfig) -> np.ndarray:
     frames_per_patch, max_frames = config.patch[0], config.max_size[0]
     # One frame more than the samples hold would be needed to fill the last patch: pad with silence first,
     # so that no sound is lost and the spectrogram is a whole number of patches.
-    num_frames = min(max_frames, -(-(1 + waveform.size // audio.HOP_LENGTH) // frames_per_patch) * frames_per_patch)
+    num_frames = min(
+        max_frames, -(-(1 + waveform.size // audio.HOP_LENGTH) // frames_per_patch) * frames_per_patch
+    )
     samples = (num_frames - 1) * audio.HOP_LENGTH
     waveform = np.pad(waveform[:samples], (0, max(0, samples - waveform.size)))
     return audio.normalize_mel(audio.log_mel(waveform))[None]

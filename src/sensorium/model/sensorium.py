@@ -42,7 +42,8 @@ class Sensorium(nn.Module):
     patch head ``out``          zeros           the first prediction is the mean signal
     last refiner convolution    zeros           the refiner starts as the identity
     norms                       ones
-    biases                      zeros
+    biases of conv stems        normal          0.02 (a token of exactly nothing would make the norms explode)
+    other biases                zeros
     ==========================  ==============  ==========================================
     """
 
@@ -145,7 +146,7 @@ class Sensorium(nn.Module):
                     std /= (2 * self.config.num_layers) ** 0.5
                 nn.init.normal_(module.weight, std=std)
                 if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                    nn.init.normal_(module.bias, std=0.02 if ".stem.convolutions" in name else 0.0)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         heads: list[Any] = list(self.media_heads.values())

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from sensorium.pretrained import (
     write_file,
 )
 from sensorium.sequence.tokenizer import Tokenizer
-from sensorium.train.optimizer import EMA
+from sensorium.train.optimizer import EMA, MuonAdamW
 
 LAST = "last"
 STATE_TENSORS, STATE_JSON = "training.safetensors", "training.json"
@@ -36,7 +35,7 @@ def save_checkpoint(
     step: int,
     model: Sensorium,
     ema: EMA,
-    optimizer: torch.optim.Optimizer,
+    optimizer: MuonAdamW,
     config: RunConfig,
     tokenizer: Tokenizer,
     counters: dict[str, Any],
@@ -91,9 +90,7 @@ def _complete(run: Path) -> list[Path]:
     return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
 
 
-def load_checkpoint(
-    folder: Path, model: Sensorium, ema: EMA, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
+def load_checkpoint(folder: Path, model: Sensorium, ema: EMA, optimizer: MuonAdamW) -> dict[str, Any]:
     """Restore a run exactly; returns the counters, ``step`` among them."""
     try:
         counters: dict[str, Any] = json.loads((folder / STATE_JSON).read_text())
@@ -112,29 +109,30 @@ def load_checkpoint(
     return counters
 
 
-def _optimizer_tensors(model: Sensorium, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(model: Sensorium, optimizer: MuonAdamW) -> dict[str, Tensor]:
     """Optimiser state under parameter names: independent of the order of parameters in groups."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"optimizer.{key}.{names[parameter]}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
+        f"optimizer.{key}.{name}": value
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        for key, value in optimizer.state_of(parameter).items()
     }
 
 
-def _load_optimizer(
-    model: Sensorium, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], where: str
-) -> None:
-    """Every parameter has a gradient in every step, so every one has the same kinds of state."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+def _load_optimizer(model: Sensorium, optimizer: MuonAdamW, tensors: dict[str, Tensor], where: str) -> None:
+    """Every parameter has a gradient in every step, so every one has all of its optimiser's state."""
     found = {name: value for name, value in tensors.items() if name.startswith("optimizer.")}
-    kinds = {name.split(".", 2)[1] for name in found} or {"exp_avg"}
-    expected = {f"optimizer.{kind}.{name}": (kind, p) for kind in kinds for name, p in parameters.items()}
+    expected = {
+        f"optimizer.{kind}.{name}": (kind, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        for kind in optimizer.state_kinds(parameter)
+    }
     shapes = {full: found.get(full, p) if kind == "step" else p for full, (kind, p) in expected.items()}
     check_tensors(found, shapes, where)
     for name, value in found.items():
         kind, parameter = expected[name]
-        optimizer.state[parameter][kind] = value
+        optimizer.state_of(parameter)[kind] = value
 
 
 def _move(partial: Path, final: Path) -> None:

@@ -10,19 +10,67 @@ from torch import Tensor, nn
 from sensorium.config import TrainConfig
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101); matrices decay, vectors and embeddings do not."""
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decays = parameter.ndim >= 2 and "embed_tokens" not in name
-            (matrices if decays else vectors).append(parameter)
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+class MuonAdamW:
+    """Muon for the trunk's matrices, AdamW for everything else, behind one optimiser's face.
+
+    Muon orthogonalises the momentum of a matrix (Jordan et al., 2024, kellerjordan.github.io/posts/muon).
+    ``adjust_lr_fn="match_rms_adamw"`` (arXiv 2502.16982) gives its updates the size of AdamW's, so that one
+    learning rate serves both.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+        matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                in_trunk = name.startswith("layers.") and parameter.ndim == 2
+                (matrices if in_trunk and config.optimizer == "muon" else others).append((name, parameter))
+        # Matrices decay, vectors and embeddings do not.
+        decaying = [p for name, p in others if p.ndim >= 2 and "embed_tokens" not in name]
+        plain = [p for name, p in others if not (p.ndim >= 2 and "embed_tokens" not in name)]
+        groups = [
+            {"params": decaying, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+        ]
+        if matrices:
+            self.parts.append(
+                torch.optim.Muon(
+                    [p for _, p in matrices],
+                    lr=config.lr * config.muon_lr_scale,
+                    weight_decay=config.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        self.home = {p: part for part in self.parts for group in part.param_groups for p in group["params"]}
+        self.muon_lr_scale = config.muon_lr_scale
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of the next step (AdamW's; Muon's is ``muon_lr_scale`` times that)."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr * (self.muon_lr_scale if isinstance(part, torch.optim.Muon) else 1.0)
+
+    def step(self) -> None:
+        """Update every parameter."""
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Forget gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """The optimiser's tensors of a parameter, to be saved or filled."""
+        state: dict[str, Tensor] = self.home[parameter].state[parameter]
+        return state
+
+    def state_kinds(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        """The names in ``state_of`` after the first step."""
+        is_muon = isinstance(self.home[parameter], torch.optim.Muon)
+        return ("momentum_buffer",) if is_muon else ("step", "exp_avg", "exp_avg_sq")
 
 
 def learning_rate(progress: float, config: TrainConfig) -> float:

@@ -20,7 +20,7 @@ from sensorium.sequence.packing import Batch
 from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from sensorium.train.metrics import MetricsLog, Progress, plot_losses, write_csv
-from sensorium.train.optimizer import EMA, learning_rate, make_optimizer, tune_allocator
+from sensorium.train.optimizer import EMA, MuonAdamW, learning_rate, tune_allocator
 
 Sampler = Callable[["Trainer", Path], None]  # writes samples at fixed prompts into a folder
 
@@ -67,7 +67,7 @@ class Trainer:
         torch.manual_seed(config.train.seed)
         self.tokenizer = Tokenizer.load(config.tokenizer)
         self.model = Sensorium(config.model)
-        self.optimizer = make_optimizer(self.model, config.train)
+        self.optimizer = MuonAdamW(self.model, config.train)
         self.ema = EMA(self.model, config.train.ema_decay)
         self.loader = Loader(config.data, config.model, self.tokenizer, config.train.seed)
         self.step, self.elapsed_s, self.tokens_seen, self.samples_seen = 0, 0.0, 0, 0
@@ -126,13 +126,12 @@ class Trainer:
     def train_step(self, batch: Batch) -> dict[str, Any]:
         """Forward, losses by their counts, backward, clip, step, average."""
         lr = learning_rate(self.progress, self.config.train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.optimizer.set_lr(lr)
         generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + self.step)
         noise = draw_noise(batch, self.config.model, generator)
         losses = compute_losses(self.model, batch, noise)
         total, means = total_loss(losses, self.config.train)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         total.backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
         self.optimizer.step()
