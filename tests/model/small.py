@@ -93,8 +93,10 @@ def documents() -> list[Document]:
     sung = medium("audio", (5, 1), 5, noisy=True)
     last = medium("image", (4, 4), 6, noisy=True)
     return [
-        Document([medium("image", (4, 4), 0), EmbSegment("a"), text("cat", supervised=True)], "0", "", "p", ("c",)),
-        Document([text("cat"), EmbSegment("b"), shape_text(last), last], "0", "", "p", ("c",)),
+        Document(
+            [medium("image", (4, 4), 0), EmbSegment("a"), text("ox", supervised=True)], "0", "", "p", ("c",)
+        ),
+        Document([text("ox"), EmbSegment("b"), shape_text(last), last], "0", "", "p", ("c",)),
         Document([medium("audio", (3, 1), 1), EmbSegment("a"), text("moo", supervised=True)], "1", "", "q"),
         Document([text("moo"), EmbSegment("b"), shape_text(sung), sung], "1", "sound", "q"),
         Document(
@@ -104,7 +106,8 @@ def documents() -> list[Document]:
             "edit",
         ),
         Document(
-            [medium("audio", (7, 1), 3), medium("image", (1, 4), 7), text("ok?"), text("yes", supervised=True)], "3"
+            [medium("audio", (7, 1), 3), medium("image", (1, 4), 7), text("ok?"), text("yes", supervised=True)],
+            "3",
         ),
         Document([text("only words", supervised=True)], "4"),
     ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Figures: metrics, baselines, the starter suite, the report."""

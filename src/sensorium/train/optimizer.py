@@ -19,7 +19,8 @@ class MuonAdamW:
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        matrices, others = [], []
+        matrices: list[tuple[str, nn.Parameter]] = []
+        others: list[tuple[str, nn.Parameter]] = []
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 in_trunk = name.startswith("layers.") and parameter.ndim == 2
