@@ -18,7 +18,7 @@ from sensorium.evals.starter import StarterSuite, load_samples
 from sensorium.generate.interface import Model
 from sensorium.media.audio import denormalize_mel, encode_wav, griffin_lim
 from sensorium.media.image import denormalize_image, encode_png
-from sensorium.media.parts import Image
+from sensorium.media.parts import Audio, Image
 from sensorium.sequence.document import EmbSegment
 from sensorium.train.metrics import plot_losses
 from sensorium.train.trainer import Trainer
@@ -207,7 +207,8 @@ def _report_names(report: Report, suite: StarterSuite, model: Model) -> None:
 def _answered(sample: Sample, model: Model) -> str:
     question = " ".join(p["text"] for p in sample.messages[0]["content"] if p["type"] == "text")
     truth = " ".join(p["text"] for p in sample.messages[1]["content"] if p["type"] == "text")
-    answer = model.generate([Image(denormalize_image(sample.media[0].clean_CHW)), question], max_tokens=12)
+    parts: list[str | Image | Audio] = [Image(denormalize_image(sample.media[0].clean_CHW)), question]
+    answer = model.generate(parts, max_tokens=12)
     return f"{question} {answer}" + ("" if answer == truth else f" (truth: {truth})")
 
 

@@ -106,8 +106,7 @@ def documents() -> list[Document]:
             "edit",
         ),
         Document(
-            [medium("audio", (7, 1), 3), medium("image", (1, 4), 7), text("ok?"), text("yes", supervised=True)],
-            "3",
+            [medium("audio", (7, 1), 3), medium("image", (1, 4), 7), text("?"), text("yes", supervised=True)], "3"
         ),
         Document([text("only words", supervised=True)], "4"),
     ]  # fmt: skip

@@ -134,11 +134,12 @@ def optimise(
 
 
 def learn_everything() -> Sensorium:
-    """One model, all tasks. Words are learned long before pictures and sounds, and then come less often."""
-    every = documents(list(tasks()))
-    drawn = [d for d in every if isinstance(d.segments[-1], MediaSegment)]
-    whole, part = (pack(chosen, TOKENIZER, TINY, row_length=96) for chosen in (every, drawn))
-    return optimise(140, 3e-3, lambda step: whole if step < 30 or step % 5 == 0 else part)
+    """One model: all tasks in every step until words are learned, then in turns beside the slowest, pictures."""
+    by_task = {name: documents([name]) for name in tasks()}
+    drawn = [document for document in by_task["picture"] if isinstance(document.segments[-1], MediaSegment)]
+    whole = pack([d for found in by_task.values() for d in found], TOKENIZER, TINY, row_length=96)
+    turns = [pack([*drawn, *drawn, *found], TOKENIZER, TINY, row_length=96) for found in by_task.values()]
+    return optimise(160, 3e-3, lambda step: whole if step < 40 else turns[step % len(turns)])
 
 
 def learn_pairs(*, shuffled: bool) -> Sensorium:

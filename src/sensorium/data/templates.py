@@ -24,8 +24,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     # A pair gives two documents: one embeds the medium and then names it, one embeds the text and then draws
     # or sounds it. Both sides meet in the alignment loss.
     "pair": ("{media}<emb:a>{text!}<eos!>", "{text}<emb:b>{target}"),
-    # The same without generating: cheaper where generation is learned from other sources.
+    # The same without generating the medium, and without generating at all: cheaper, for more pairs in a step.
     "align": ("{media}<emb:a>{text!}<eos!>", "{text}<emb:b>"),
+    "embed": ("{media}<emb:a>", "{text}<emb:b>"),
     "translate": ("{media}name in {language}<assistant>{name!}<eos!>",),
     "transcribe": ("{media}transcribe<assistant>{text!}<eos!>",),
     "speak": ("say {text}<emb>{target}",),
