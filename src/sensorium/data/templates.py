@@ -10,10 +10,11 @@ A trailing ``!`` supervises what it marks: ``{text!}`` is predicted, ``{text}`` 
 with its modality and its size in patches (``<image> <h> <w>``), which are predicted too.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -98,10 +99,11 @@ def build_documents(
     documents = []
     for line in TEMPLATES[template]:
         dropped = "{target}" in line and rng.random() < condition_dropout
-        segments: list[Segment] = []
+        filled: list[Segment | str] = []
         for piece in _SLOT.split(line):
             if piece:
-                segments += _fill(piece, sample, tokenizer, language, dropped, rng.random() < media_dropout)
+                filled += _fill(piece, sample, tokenizer, language, dropped, rng.random() < media_dropout)
+        segments = _encode_text(filled, tokenizer)
         documents.append(
             Document(merge_text(segments), sample.id, f"{sample.source}/{template}", pair_key, group_keys)
         )
@@ -110,11 +112,12 @@ def build_documents(
 
 def _fill(
     piece: str, sample: Sample, tokenizer: Tokenizer, language: str, dropped: bool, blind: bool
-) -> list[Segment]:
+) -> list[Segment | str]:
+    """One piece of a template; text that is only read stays a string until its neighbours have joined it."""
     supervised = piece.endswith(("!}", "!>"))
     slot = piece.strip("{}<>!")
     if not _SLOT.fullmatch(piece):
-        return [] if dropped else [TextSegment(tokenizer.encode(piece))]
+        return [] if dropped else [piece]
     if piece.startswith("<"):
         if slot.startswith("emb"):
             return [EmbSegment("" if dropped else slot.partition(":")[2])]
@@ -126,7 +129,7 @@ def _fill(
         return [TextSegment(shape_tokens(tokenizer, target), supervised=True), target]
     if slot == "chat":
         media = [] if blind else [medium.segment(noisy=False) for medium in sample.media]
-        return chat_segments(sample.messages, media, tokenizer)
+        return [*chat_segments(sample.messages, media, tokenizer)]
     text = {
         "text": sample.text,
         "language": LANGUAGE_NAMES.get(language, language),
@@ -136,7 +139,22 @@ def _fill(
         raise ValueError(
             f"template slot {piece!r} is unknown; known are media, target, chat, text, language, name"
         )
-    return [] if dropped else [TextSegment(tokenizer.encode(text[slot]), supervised)]
+    if dropped:
+        return []
+    return [TextSegment(tokenizer.encode(text[slot]), supervised=True)] if supervised else [text[slot]]
+
+
+def _encode_text(filled: Sequence[Segment | str], tokenizer: Tokenizer) -> list[Segment]:
+    """Encode runs of strings as one text, as a user would type it: merges cross the borders of slots."""
+    segments: list[Segment] = []
+    for is_text, run in itertools.groupby(filled, key=lambda item: isinstance(item, str)):
+        items = list(run)
+        segments += (
+            [TextSegment(tokenizer.encode("".join(map(str, items))))]
+            if is_text
+            else cast(list[Segment], items)
+        )
+    return segments
 
 
 def chat_segments(

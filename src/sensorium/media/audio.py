@@ -433,8 +433,9 @@ def _mel_to_magnitude(mel: np.ndarray, num_iters: int = 20) -> np.ndarray:
 
 
 def _stft(waveform: np.ndarray) -> np.ndarray:
-    padded = np.pad(waveform, N_FFT // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH]
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(waveform, N_FFT // 2, mode="reflect"), N_FFT)[
+        ::HOP_LENGTH
+    ]
     return np.fft.rfft(frames * _window()).astype(np.complex64, copy=False)
 
 
@@ -448,5 +449,6 @@ def _istft(spectrum: np.ndarray) -> np.ndarray:
         part = slice(i * HOP_LENGTH, (i + 1) * HOP_LENGTH)
         total[i : i + len(frames)] += frames[:, part]
         weight[i : i + len(frames)] += _window()[part] ** 2
-    signal = (total / np.maximum(weight, np.float32(1e-8))).ravel()
-    return signal[N_FFT // 2 : N_FFT // 2 + (len(frames) - 1) * HOP_LENGTH]
+    return (total / np.maximum(weight, np.float32(1e-8))).ravel()[
+        N_FFT // 2 : N_FFT // 2 + (len(frames) - 1) * HOP_LENGTH
+    ]
