@@ -406,8 +406,7 @@ def _window() -> np.ndarray:
 def _mel_filters() -> np.ndarray:
     """Triangles of height 1 on the HTK mel scale over 0 to 12 kHz, float32 ``[513, 100]``."""
     bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
-    top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, NUM_MELS + 2) / 2595) - 1)
+    edges = 700 * (10 ** np.linspace(0, np.log10(1 + SAMPLE_RATE / 2 / 700), NUM_MELS + 2) - 1)
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     rising = (bins[:, None] - low) / (centre - low)
     falling = (high - bins[:, None]) / (high - centre)
@@ -433,9 +432,8 @@ def _mel_to_magnitude(mel: np.ndarray, num_iters: int = 20) -> np.ndarray:
 
 
 def _stft(waveform: np.ndarray) -> np.ndarray:
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(waveform, N_FFT // 2, mode="reflect"), N_FFT)[
-        ::HOP_LENGTH
-    ]
+    padded = np.pad(waveform, N_FFT // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH]
     return np.fft.rfft(frames * _window()).astype(np.complex64, copy=False)
 
 
@@ -443,12 +441,10 @@ def _istft(spectrum: np.ndarray) -> np.ndarray:
     """Inverse of `_stft` by windowed overlap-add; each sample lies in four frames."""
     frames = np.fft.irfft(spectrum, n=N_FFT).astype(np.float32, copy=False) * _window()
     overlap = N_FFT // HOP_LENGTH
-    total = np.zeros((len(frames) + overlap - 1, HOP_LENGTH), np.float32)
-    weight = np.zeros_like(total)
+    total, weight = np.zeros((2, len(frames) + overlap - 1, HOP_LENGTH), np.float32)
     for i in range(overlap):
         part = slice(i * HOP_LENGTH, (i + 1) * HOP_LENGTH)
         total[i : i + len(frames)] += frames[:, part]
         weight[i : i + len(frames)] += _window()[part] ** 2
-    return (total / np.maximum(weight, np.float32(1e-8))).ravel()[
-        N_FFT // 2 : N_FFT // 2 + (len(frames) - 1) * HOP_LENGTH
-    ]
+    signal = (total / np.maximum(weight, np.float32(1e-8))).ravel()
+    return signal[N_FFT // 2 : N_FFT // 2 + (len(frames) - 1) * HOP_LENGTH]
