@@ -7,14 +7,14 @@ from collections.abc import Callable
 from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig, SourceConfig, TrainConfig
 
 STARTER_SOURCES = (
-    SourceConfig(path="starter:noto", weight=20, templates=("pair", "embed", "embed")),
-    SourceConfig(path="starter:fluent", weight=20, templates=("pair", "embed", "embed")),
+    SourceConfig(path="starter:noto", weight=15, templates=("pair", "embed", "embed")),
+    SourceConfig(path="starter:fluent", weight=15, templates=("pair", "embed", "embed")),
     SourceConfig(path="starter:openclipart", weight=3, templates=("embed",)),
     SourceConfig(path="starter:scratch", weight=5, templates=("pair", "align")),
     SourceConfig(path="starter:sonic-pi", weight=2, templates=("pair", "align")),
     SourceConfig(path="starter:asterisk-en", weight=1, templates=("transcribe", "speak")),
     SourceConfig(path="starter:asterisk-fr", weight=1, templates=("transcribe", "speak")),
-    SourceConfig(path="starter:easy-vqa", weight=42, templates=("chat",), augment=0.0),
+    SourceConfig(path="starter:easy-vqa", weight=54, templates=("chat",), augment=0.0),
     SourceConfig(path="starter:wordnet", weight=1, templates=("text",)),
 )
 
@@ -49,7 +49,7 @@ def nano() -> RunConfig:
         ),
         data=DataConfig(sources=STARTER_SOURCES, row_length=128, samples_per_step=96, augment=0.8),
         train=TrainConfig(
-            num_steps=850, max_train_s=225.0, lr=1e-3, optimizer="muon", w_text=3.0, w_align=1.0
+            num_steps=850, max_train_s=228.0, lr=1e-3, optimizer="muon", w_text=4.0, w_align=1.0
         ),
     )
 
