@@ -223,7 +223,8 @@ def _report_generated(report: Report, model: Model) -> None:
         (encode_png(picture.pixels()), prompt) for prompt, picture in zip(prompts, drawn, strict=True)
     )
     sounds = load_samples("scratch", "train", model.config.model)
-    heard = [s for s in sounds if len(s.text) < 16][:: max(1, len(sounds) // 4)][:4]
+    short = [s for s in sounds if len(s.text) < 16]
+    heard = short[:: max(1, len(short) // 4)][:4]
     made = [a.numpy() for a in _mels(model, [s.text for s in heard])]
     report.heading("Sounds: real (through the same vocoder), then made from the word")
     for sample, mel in zip(heard, made, strict=True):

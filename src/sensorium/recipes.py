@@ -7,14 +7,14 @@ from collections.abc import Callable
 from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig, SourceConfig, TrainConfig
 
 STARTER_SOURCES = (
-    SourceConfig(path="starter:noto", weight=15, templates=("pair", "embed", "embed")),
-    SourceConfig(path="starter:fluent", weight=15, templates=("pair", "embed", "embed")),
+    SourceConfig(path="starter:noto", weight=18, templates=("pair", "embed", "embed")),
+    SourceConfig(path="starter:fluent", weight=18, templates=("pair", "embed", "embed")),
     SourceConfig(path="starter:openclipart", weight=3, templates=("embed",)),
     SourceConfig(path="starter:scratch", weight=5, templates=("pair", "align")),
     SourceConfig(path="starter:sonic-pi", weight=2, templates=("pair", "align")),
     SourceConfig(path="starter:asterisk-en", weight=1, templates=("transcribe", "speak")),
     SourceConfig(path="starter:asterisk-fr", weight=1, templates=("transcribe", "speak")),
-    SourceConfig(path="starter:easy-vqa", weight=54, templates=("chat",), augment=0.0),
+    SourceConfig(path="starter:easy-vqa", weight=46, templates=("chat",), augment=0.0),
     SourceConfig(path="starter:wordnet", weight=1, templates=("text",)),
 )
 
