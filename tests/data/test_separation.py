@@ -1,5 +1,8 @@
 """No recipe trains on what the two tests ask for."""
 
+import threading
+import time
+
 import pytest
 
 from sensorium import recipes
@@ -39,3 +42,16 @@ def test_batches_are_a_function_of_their_number() -> None:
     for name, media in fresh.context.items():
         assert late.context[name].arrays_NCHW.equal(media.arrays_NCHW)
     assert first.batch(4).sample_ids != late.sample_ids
+
+
+def test_leaving_a_stream_early_never_waits_for_good() -> None:
+    """At its end too, with the queue full: where a time budget stops a run just before its last step."""
+    config = recipes.nano()
+    loader = Loader(config.data, config.model, Tokenizer.load(config.tokenizer), seed=0)
+    stream = loader.stream(0, 3)
+    next(stream)
+    time.sleep(3)  # the two other batches fill the queue, and the end is waiting
+    closing = threading.Thread(target=stream.close, daemon=True)
+    closing.start()
+    closing.join(timeout=10)
+    assert not closing.is_alive()

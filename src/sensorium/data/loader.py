@@ -192,21 +192,23 @@ class Loader:
         ready: queue.Queue[tuple[int, Batch] | BaseException | None] = queue.Queue(maxsize=2)
         stopped = threading.Event()
 
+        def offer(item: tuple[int, Batch] | BaseException | None) -> None:
+            # Never wait for good: the consumer may leave with the queue full and then joins this thread.
+            while not stopped.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
         def work() -> None:
             try:
                 for step in range(start_step, stop_step):
-                    item = (step, self.batch(step))
-                    while not stopped.is_set():
-                        try:
-                            ready.put(item, timeout=0.1)
-                            break
-                        except queue.Full:
-                            continue
                     if stopped.is_set():
                         return
-                ready.put(None)
+                    offer((step, self.batch(step)))
+                offer(None)
             except BaseException as error:  # handed to the consumer, which raises it
-                ready.put(error)
+                offer(error)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()

@@ -4,8 +4,11 @@ Everything random is a function of (seed, step), so that resuming needs no gener
 """
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,30 @@ def total_loss(losses: dict[str, Loss], config: TrainConfig) -> tuple[torch.Tens
         + config.z_loss * means["z"]
     )
     return total, means
+
+
+@contextmanager
+def first_interrupt() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one raises ``KeyboardInterrupt`` as usual.
+
+    An exception raised by the signal itself can land where Python swallows it (a finaliser, a callback of a
+    library); an event cannot. Outside the main thread, where signals cannot be handled, nothing is changed.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def remember(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 class Trainer:
@@ -85,12 +112,33 @@ class Trainer:
         return min(1.0, max(self.step / train.num_steps, by_time))
 
     def train(self) -> Path:
-        """Run to the end of the budget; returns the last checkpoint."""
-        train, line = self.config.train, Progress()
+        """Run to the end of the budget; returns the last checkpoint.
+
+        Raises:
+            KeyboardInterrupt: after a first Ctrl-C, once the step is done and saved; a second one interrupts at
+                once.
+        """
         self.model.train()
-        started, waited = time.perf_counter(), 0.0
-        before = self.elapsed_s
-        stream: Any = self.loader.stream(self.step, train.num_steps)
+        stream: Any = self.loader.stream(self.step, self.config.train.num_steps)
+        line = Progress()
+        try:
+            with first_interrupt() as interrupted:
+                self._loop(stream, line, interrupted)
+        finally:
+            stream.close()
+            line.close()
+        final = self.save()
+        if self.sampler:
+            self.sample()
+        write_csv(self.run_folder)
+        plot_losses(self.run_folder)
+        return final
+
+    def _loop(
+        self, stream: Iterator[tuple[int, Batch]], line: Progress, interrupted: threading.Event
+    ) -> None:
+        train = self.config.train
+        started, waited, before = time.perf_counter(), 0.0, self.elapsed_s
         while self.progress < 1.0:
             asked = time.perf_counter()
             _, batch = next(stream)
@@ -109,19 +157,14 @@ class Trainer:
                 eta_s = self.elapsed_s / max(self.progress, 1e-9) * (1 - self.progress)
                 line.show(values | {"data_wait_s": waited}, num_steps=train.num_steps, eta_s=eta_s)
                 waited = 0.0
+            if interrupted.is_set():
+                self.save()
+                raise KeyboardInterrupt
             if self.progress < 1.0:
                 if train.save_every and self.step % train.save_every == 0:
                     self.save()
                 if self.sampler and train.sample_every and self.step % train.sample_every == 0:
                     self.sample()
-        stream.close()
-        line.close()
-        final = self.save()
-        if self.sampler:
-            self.sample()
-        write_csv(self.run_folder)
-        plot_losses(self.run_folder)
-        return final
 
     def train_step(self, batch: Batch) -> dict[str, Any]:
         """Forward, losses by their counts, backward, clip, step, average."""
