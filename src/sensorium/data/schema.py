@@ -1,9 +1,10 @@
 """The one table layout of every sample, and helpers that write and check single rows.
 
-A sample is written in one of two forms. The short form is one medium and its words: `image` or `audio`, and
-`text`. The long form is a conversation: `messages`, whose parts are text or placeholders, and the lists
-`images` and `audios` with the media in the order of their placeholders. Columns that a sample does not use
-are null. Media are `struct<bytes, path>`, as the public hubs store them.
+A sample is written in one of two forms. The short form is media and their words: any of `image`, `audio` and
+`video`, and `text`. The long form is a conversation: `messages`, whose parts are text or placeholders, and the
+lists `images`, `audios` and `videos` with the media in the order of their placeholders; media in an assistant's
+turn are to be generated. Columns that a sample does not use are null; nullable columns that a file lacks are read
+as null. Media are `struct<bytes, path>`, as the public hubs store them. `docs/data.md` explains every column.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ SCHEMA_VERSION = 1
 MEDIUM = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 PART = pa.struct([("type", pa.string()), ("text", pa.string())])
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.list_(PART))])
+SEGMENT = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())])
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -34,16 +36,22 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("names", pa.map_(pa.string(), pa.string())),
         pa.field("image", MEDIUM),
         pa.field("audio", MEDIUM),
+        pa.field("video", MEDIUM),
+        # What is said or seen when in the sound or the video, in order of time.
+        pa.field("segments", pa.list_(SEGMENT)),
         pa.field("messages", pa.list_(MESSAGE)),
         pa.field("images", pa.list_(MEDIUM)),
         pa.field("audios", pa.list_(MEDIUM)),
+        pa.field("videos", pa.list_(MEDIUM)),
+        # Anything else worth keeping: voice, style, category, scores of filters.
+        pa.field("metadata", pa.map_(pa.string(), pa.string())),
     ],
     metadata={"sensorium_schema_version": str(SCHEMA_VERSION)},
 )
 
 ROLES = ("system", "user", "assistant")
 # The list column that holds the media of a placeholder part.
-MEDIA_LISTS = {"image": "images", "audio": "audios"}
+MEDIA_LISTS = {"image": "images", "audio": "audios", "video": "videos"}
 PART_TYPES = ("text", *MEDIA_LISTS)
 
 
@@ -79,18 +87,32 @@ def check_row(row: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}: column {column!r} is empty; every sample must state it")
     if row["split"] not in SPLITS:
         raise ValueError(f"{name}: split {row['split']!r} is not one of {SPLITS}; take it from split_of")
-    short = any(row.get(column) is not None for column in ("text", "image", "audio"))
+    short = any(row.get(column) is not None for column in ("text", *MEDIA_LISTS))
     if short == (row.get("messages") is not None):
         found = "both forms" if short else "neither form"
-        raise ValueError(f"{name}: {found}; give either image/audio/text or messages")
-    for column in ("image", "audio"):
+        raise ValueError(f"{name}: {found}; give either image/audio/video/text or messages")
+    for column in MEDIA_LISTS:
         _check_medium(row.get(column), f"{name}: {column}")
-    if short and (row.get("images") or row.get("audios")):
+    if short and any(row.get(column) for column in MEDIA_LISTS.values()):
         raise ValueError(
-            f"{name}: images and audios belong to messages; use image or audio in the short form"
+            f"{name}: {', '.join(MEDIA_LISTS.values())} belong to messages; use "
+            f"{', '.join(MEDIA_LISTS)} in the short form"
         )
+    _check_segments(row.get("segments") or (), name)
     if not short:
         _check_messages(row, name)
+
+
+def _check_segments(segments: Iterable[Mapping[str, Any]], name: str) -> None:
+    before = 0.0
+    for number, segment in enumerate(segments):
+        start, end = segment["start_s"], segment["end_s"]
+        if not before <= start <= end < float("inf"):
+            raise ValueError(
+                f"{name}: segment {number} goes from {start} to {end} s; expected finite times in seconds, in "
+                "order, each start at or after the one before"
+            )
+        before = start
 
 
 def _check_messages(row: Mapping[str, Any], name: str) -> None:

@@ -69,16 +69,35 @@ def read_shard(path: str | os.PathLike[str], *, columns: list[str] | None = None
         raise FileNotFoundError(f"{path}: no such shard; check the path, or write one with write_shard")
     try:
         # Partitioning off: a folder named `a=b` on the way must not become a column.
-        table = pq.read_table(path, columns=columns, partitioning=None)
+        known = set(pq.read_schema(path).names)
+        present = None if columns is None else [name for name in columns if name in known]
+        table = pq.read_table(path, columns=present, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: cannot be read as Parquet ({error}); write it again") from error
     wanted = SAMPLE_SCHEMA if columns is None else pa.schema([SAMPLE_SCHEMA.field(name) for name in columns])
-    missing = [name for name in wanted.names if name not in table.schema.names]
-    if missing:
+    return conform(table, wanted, str(path))
+
+
+def conform(table: pa.Table, wanted: pa.Schema, name: str) -> pa.Table:
+    """Return the columns of a schema in its order and types; nullable columns that are missing are null.
+
+    Raises:
+        ValueError: a column that every sample must have is missing, or a column has another type.
+    """
+    for field in wanted:
+        if field.name not in table.schema.names:
+            if not field.nullable:
+                raise ValueError(
+                    f"{name}: column {field.name!r} is missing; a shard has the columns {SAMPLE_SCHEMA.names}; "
+                    "make shards of other tables with `sensorium data import`"
+                )
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    try:
+        return table.select(wanted.names).cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise ValueError(
-            f"{path}: column {missing[0]!r} is missing; a shard has the columns {SAMPLE_SCHEMA.names}"
-        )
-    return table.select(wanted.names).cast(wanted)
+            f"{name}: a column has another type than a shard's: {error}; import it again"
+        ) from error
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
