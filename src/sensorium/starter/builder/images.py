@@ -47,22 +47,26 @@ def crop_to_ink(image: Image.Image) -> Image.Image:
     return image.crop(image.getchannel("A").getbbox())
 
 
-def shrink(image: Image.Image) -> Image.Image:
-    """Return the picture over white, its longer side 64 pixels, centred on a 64 x 64 square, as RGB."""
+def shrink(image: Image.Image, size: int = PICTURE_SIZE) -> Image.Image:
+    """Return the picture over white, its longer side `size` pixels, centred on a square of that, as RGB."""
     solid = Image.new("RGBA", image.size, "white")
     solid.alpha_composite(image)
-    scale = PICTURE_SIZE / max(image.size)
+    scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     small = solid.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    square = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
-    square.paste(small, ((PICTURE_SIZE - width) // 2, (PICTURE_SIZE - height) // 2))
+    square = Image.new("RGB", (size, size), "white")
+    square.paste(small, ((size - width) // 2, (size - height) // 2))
     return square
 
 
-def encode_webp(image: Image.Image) -> bytes:
-    """Return the picture as WebP at quality 94: no loss is seen, at a third of the size without loss."""
+def encode_webp(image: Image.Image, *, method: int = 6) -> bytes:
+    """Return the picture as WebP at quality 94: no loss is seen, at a third of the size without loss.
+
+    Args:
+        method: 0 (quick) to 6 (small); 4 is five times as quick as 6.
+    """
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=_QUALITY, method=6)
+    image.save(buffer, "WEBP", quality=_QUALITY, method=method)
     return buffer.getvalue()
 
 
