@@ -36,8 +36,8 @@ STANDS_ON: dict[str, tuple[str, ...]] = {
     "commands": ("quickstart", "serve"),
     "cli": ("commands",),
 }
-# The loader asks the starter where its files are: that function and nothing else.
-EXCEPTIONS = {("data/loader.py", "sensorium.starter.starter_sources")}
+# The reader asks the starter where its files are: that function and nothing else.
+EXCEPTIONS = {("data/reader.py", "sensorium.starter.starter_sources")}
 
 
 @cache
@@ -102,8 +102,8 @@ def test_imports_point_one_way(path: Path) -> None:
         ("media/image.py", "from sensorium import generate", True),
         ("media/image.py", "from ..model import layers", True),
         ("media/image.py", "from .errors import MediaError", False),
-        ("data/loader.py", "from sensorium.starter import starter_sources", False),
-        ("data/loader.py", "from sensorium.starter import load_table", True),
+        ("data/reader.py", "from sensorium.starter import starter_sources", False),
+        ("data/reader.py", "from sensorium.starter import load_table", True),
         ("data/shards.py", "from sensorium.starter import starter_sources", True),
         ("sequence/packing.py", "from sensorium.data import templates", True),
         ("pretrained/__init__.py", "from sensorium.generate import engine", True),

@@ -108,22 +108,39 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Template:
+    """How a sample becomes documents, see ``sensorium.data.templates``.
+
+    Args:
+        documents: one line a document.
+        words: slot -> what is drawn for it, at random, at each visit.
+    """
+
+    documents: tuple[str, ...]
+    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """One source of samples in the mixture.
 
     Args:
-        path: a Parquet file or a folder of them; "starter:NAME" is a source of the embedded data.
+        path: a Parquet file or a folder of them, here or in an object store ("s3://bucket/folder");
+            "starter:NAME" is a source of the embedded data.
         weight: samples of this source in every ``sum of weights`` samples.
-        templates: how a sample becomes documents, see ``sensorium.data.templates``; one is drawn per visit.
+        templates: name -> weight; one is drawn per visit. Names are built in or those of ``DataConfig.templates``.
         augment: multiplies ``DataConfig.augment`` for this source; 0 where colour or place is what is asked.
         split: rows of this split are used.
+        cut: longer sounds than the model takes are cut rather than left out: right for effects, wrong for speech,
+            whose words would no longer match.
     """
 
     path: str
     weight: float
-    templates: tuple[str, ...] = ("pair",)
+    templates: dict[str, float] = field(default_factory=lambda: {"pair": 1.0})
     augment: float = 1.0
     split: str = "train"
+    cut: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +155,26 @@ class DataConfig:
             answer when there is nothing to see (and a blind baseline is in distribution).
         augment: strength in [0, 1] of random shifts, scales, flips and colour changes of context pictures,
             and of shifts and gain of context sounds.
+        templates: a run's own, beside the built-in ones.
+        max_frames: frames taken from a video.
+        shuffle_blocks: row groups whose rows are mixed with each other, while all row groups are shuffled.
+        cache_mb: decoded media that are kept, so that small data are decoded once.
+        num_workers: processes that make batches; 0 makes them in a thread.
+        largest_first: the largest of the first 64 batches comes first, so that memory runs out at once or never.
     """
 
     sources: tuple[SourceConfig, ...]
+    templates: dict[str, Template] = field(default_factory=dict)
     row_length: int = 128
     samples_per_step: int = 96
     condition_dropout: float = 0.1
     media_dropout: float = 0.1
     augment: float = 1.0
+    max_frames: int = 8
+    shuffle_blocks: int = 16
+    cache_mb: int = 512
+    num_workers: int = 0
+    largest_first: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

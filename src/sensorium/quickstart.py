@@ -12,7 +12,7 @@ from rich.table import Table
 
 from sensorium import recipes
 from sensorium.config import RunConfig
-from sensorium.data.templates import Sample
+from sensorium.data.sample import Sample
 from sensorium.evals.report import Report
 from sensorium.evals.starter import StarterSuite, load_samples
 from sensorium.generate.interface import Model
@@ -96,7 +96,7 @@ def run(
 def _show_data(console: Console, trainer: Trainer) -> None:
     table = Table("source", "samples", "share of a batch", "example")
     for source, share in zip(trainer.loader.sources, trainer.loader.share, strict=True):
-        row = source.rows[0]
+        row = source.reader.row(0, 0)
         words = row["text"] or " ".join(
             p["text"] for m in row["messages"] for p in m["content"] if p["type"] == "text"
         )
@@ -107,7 +107,7 @@ def _show_data(console: Console, trainer: Trainer) -> None:
             if row["audio"] or row["audios"]
             else ""
         )
-        table.add_row(source.config.path, str(len(source.rows)), f"{share:.0%}", kinds + words[:50])
+        table.add_row(source.config.path, str(source.reader.num_rows), f"{share:.0%}", kinds + words[:50])
     console.print(table)
 
 

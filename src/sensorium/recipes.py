@@ -7,15 +7,15 @@ from collections.abc import Callable
 from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig, SourceConfig, TrainConfig
 
 STARTER_SOURCES = (
-    SourceConfig(path="starter:noto", weight=18, templates=("pair", "embed", "embed")),
-    SourceConfig(path="starter:fluent", weight=18, templates=("pair", "embed", "embed")),
-    SourceConfig(path="starter:openclipart", weight=3, templates=("embed",)),
-    SourceConfig(path="starter:scratch", weight=5, templates=("pair", "align")),
-    SourceConfig(path="starter:sonic-pi", weight=2, templates=("pair", "align")),
-    SourceConfig(path="starter:asterisk-en", weight=1, templates=("transcribe", "speak")),
-    SourceConfig(path="starter:asterisk-fr", weight=1, templates=("transcribe", "speak")),
-    SourceConfig(path="starter:easy-vqa", weight=46, templates=("chat",), augment=0.0),
-    SourceConfig(path="starter:wordnet", weight=1, templates=("text",)),
+    SourceConfig(path="starter:noto", weight=18, templates={"pair": 1, "embed": 2}),
+    SourceConfig(path="starter:fluent", weight=18, templates={"pair": 1, "embed": 2}),
+    SourceConfig(path="starter:openclipart", weight=3, templates={"embed": 1}),
+    SourceConfig(path="starter:scratch", weight=5, templates={"pair": 1, "align": 1}),
+    SourceConfig(path="starter:sonic-pi", weight=2, templates={"pair": 1, "align": 1}),
+    SourceConfig(path="starter:asterisk-en", weight=1, templates={"transcribe": 1, "speak": 1}),
+    SourceConfig(path="starter:asterisk-fr", weight=1, templates={"transcribe": 1, "speak": 1}),
+    SourceConfig(path="starter:easy-vqa", weight=46, templates={"chat": 1}, augment=0.0),
+    SourceConfig(path="starter:wordnet", weight=1, templates={"text": 1}),
 )
 
 
@@ -83,7 +83,7 @@ def tiny() -> RunConfig:
                 ),
             },
         ),
-        data=dataclasses.replace(base.data, row_length=256),
+        data=dataclasses.replace(base.data, row_length=192),
         train=dataclasses.replace(
             base.train,
             num_steps=20_000,

@@ -16,7 +16,7 @@ from sensorium.starter import TEST_STYLE, concept_test_rows, load_table, style_t
 def test_no_test_concept_and_no_test_style_is_in_training(name: str) -> None:
     config = recipes.get(name)
     loader = Loader(config.data, config.model, Tokenizer.load(config.tokenizer), seed=0)
-    trained = {row["id"]: row for source in loader.sources for row in source.rows}
+    trained = {row["id"]: row for source in loader.sources for row in source.reader.rows()}
     table = load_table()
     assert trained.keys() <= set(training_rows(table)["id"].to_pylist())
     assert not trained.keys() & set(style_test_rows(table)["id"].to_pylist())

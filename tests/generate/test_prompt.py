@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sensorium.data.templates import Medium, Sample, build_documents
+from sensorium.data.sample import Medium, Sample
+from sensorium.data.templates import build_documents
 from sensorium.generate.engine import Engine, MediaOptions
 from sensorium.generate.prompt import Prompt, read_prompt, without_text
 from sensorium.generate.sampling import integrate

@@ -33,8 +33,8 @@ def small_run(data: Path, **train: Any) -> RunConfig:
         model=small_config(bands=100),
         data=DataConfig(
             sources=(
-                SourceConfig(path=str(data / "noto.parquet"), weight=3, templates=("pair", "align")),
-                SourceConfig(path=str(data / "scratch.parquet"), weight=1),
+                SourceConfig(path=str(data / "noto.parquet"), weight=3, templates={"pair": 1, "align": 1}),
+                SourceConfig(path=str(data / "scratch.parquet"), weight=1, cut=True),
             ),
             row_length=96,
             samples_per_step=8,

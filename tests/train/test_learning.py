@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig, SourceConfig, TrainConfig
-from sensorium.data.loader import Source, load_sample, read_rows
-from sensorium.data.templates import Sample, build_documents, chat_segments
+from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
+from sensorium.data.reader import Reader
+from sensorium.data.sample import Sample, sample_of_row
+from sensorium.data.templates import build_documents, chat_segments
 from sensorium.evals.retrieval import recall_at_k
 from sensorium.generate.engine import MediaOptions, TextOptions
 from sensorium.generate.interface import Model
@@ -69,12 +70,12 @@ class Task:
 @cache
 def tasks() -> dict[str, Task]:
     def eight(source: str) -> list[Sample]:
-        rows = read_rows(f"starter:{source}", "train")
+        rows = list(Reader(f"starter:{source}", "train").rows())
         # Short ones first: learning by heart does not need long sounds.
         rows.sort(key=lambda row: (len((row["audio"] or {"bytes": b""})["bytes"]), row["id"]))
         found: dict[str, Sample] = {}
-        for index in range(len(rows)):
-            sample = load_sample(Source(SourceConfig(path=source, weight=1), rows), index, TINY, None, 0.0)
+        for row in rows:
+            sample = sample_of_row(row, TINY)
             answer = sample.messages[-1]["content"][0]["text"] if sample.messages else sample.text
             if answer not in found and (sample.messages or len(answer) < 24):
                 found[answer] = sample
@@ -208,7 +209,7 @@ def test_transcripts_are_learned_by_heart(learned: Sensorium) -> None:
 def test_questions_are_learned_by_heart(learned: Sensorium) -> None:
     samples = tasks()["question"].samples
     prompts = [
-        [*chat_segments(s.messages[:1], [medium(s)], TOKENIZER), TextSegment([TOKENIZER.assistant])]
+        [*chat_segments(s.messages[:1], s.media, TOKENIZER), TextSegment([TOKENIZER.assistant])]
         for s in samples
     ]
     assert answers(door(learned), prompts) == [s.messages[1]["content"][0]["text"] for s in samples]

@@ -53,21 +53,25 @@ def write_samples(trainer: Trainer, folder: Path) -> None:
 
 def fixed_prompts(sources: list[Source]) -> Iterator[FixedPrompt]:
     """At most one prompt of each kind, from the first source that can give it."""
-    named = _first(sources, lambda s: s.rows[0]["image"] and s.rows[0]["text"])
+    named = _first(sources, lambda s: s.reader.row(0, 0)["image"] and s.reader.row(0, 0)["text"])
     if named:
         picture, text = _part("image", named["image"]), named["text"]
         yield FixedPrompt(f"caption of {named['id']}", (picture,), "text", text)
         yield FixedPrompt(f"picture of {text!r}", (text,), "image", file="picture.png")
-    asked = _first(sources, lambda s: s.rows[0]["messages"])
+    asked = _first(sources, lambda s: s.reader.row(0, 0)["messages"])
     if asked:
         parts, question, truth = _question(asked)
         yield FixedPrompt(f"answer to {question!r} on {asked['id']}", parts, "text", truth)
     # A named sound is asked for by its name; where there is only speech, in the words of its template.
     sound = _first(
-        sources, lambda s: s.rows[0]["audio"] and s.rows[0]["text"] and "pair" in s.config.templates
+        sources,
+        lambda s: s.reader.row(0, 0)["audio"] and s.reader.row(0, 0)["text"] and "pair" in s.config.templates,
     )
     speech = _first(
-        sources, lambda s: s.rows[0]["audio"] and s.rows[0]["text"] and "speak" in s.config.templates
+        sources,
+        lambda s: (
+            s.reader.row(0, 0)["audio"] and s.reader.row(0, 0)["text"] and "speak" in s.config.templates
+        ),
     )
     if sound or speech:
         text = sound["text"] if sound else f"say {speech['text']}"
@@ -76,7 +80,7 @@ def fixed_prompts(sources: list[Source]) -> Iterator[FixedPrompt]:
 
 def _first(sources: list[Source], suits: Any) -> Any:
     """The first row of the first suitable source, or None."""
-    return next((source.rows[0] for source in sources if suits(source)), None)
+    return next((source.reader.row(0, 0) for source in sources if suits(source)), None)
 
 
 def _part(kind: str, medium: dict[str, Any]) -> Any:

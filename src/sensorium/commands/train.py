@@ -1,6 +1,7 @@
 """``sensorium train``: a recipe, with any key of its configuration overridden; or a run resumed."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import tyro
 
 from sensorium import recipes
 from sensorium.commands.arguments import help_only, run_tyro
-from sensorium.config import RunConfig, SourceConfig, load_config, save_config, to_dict
+from sensorium.config import RunConfig, SourceConfig, Template, from_dict, load_config, save_config, to_dict
 
 if TYPE_CHECKING:
     from sensorium.train.trainer import Trainer
@@ -53,10 +54,16 @@ class RunOptions:
     """Continue the run in that folder."""
     data: Annotated[
         tuple[str, ...],
-        tyro.conf.arg(metavar="PATH[=TEMPLATE,...] ...", help_behavior_hint="(default: the recipe's)"),
+        tyro.conf.arg(
+            metavar="PATH[=TEMPLATE[:WEIGHT],...] ...", help_behavior_hint="(default: the recipe's)"
+        ),
     ] = ()
-    """Train on these instead: Parquet files, folders of them, or starter:NAME; all have the same weight, and
-    the templates are pair unless named."""
+    """Train on these instead: Parquet files, folders of them, s3://bucket/folder, or starter:NAME; all have the
+    same weight, and the templates are pair unless named."""
+    templates: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the built-in ones)")
+    ] = None
+    """A JSON file of templates of your own (docs/data.md shows one)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     verb = f"train {recipe}".strip()
     default = Train(out=tyro.MISSING, config=start)
     chosen: Train = run_tyro(Train, words, verb=verb, description=_description(), default=default, pairs=True)
-    config = _with_data(chosen.config, chosen.data)
+    config = _with_data(chosen.config, chosen)
     if chosen.resume:
         config = _reconcile(config, _saved_config(chosen.out), chosen.out, _given_keys(words))
     return _run(config, chosen.out, resume=chosen.resume)
@@ -113,8 +120,10 @@ def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
         )
         print(f"\nstopped at step {trainer.step}; {kept}")
         raise
-    if trainer.loader.bad:
-        print(f"{len(trainer.loader.bad)} samples could not be used; the warnings above name them")
+    loader = trainer.loader
+    for left_out, why in ((loader.bad, "broken"), (loader.over_budget, "too large for this recipe")):
+        if left_out:
+            print(f"{len(left_out)} samples were left out as {why}: {', '.join(list(left_out)[:5])}, ...")
     print(f"saved {final}\ntry it: sensorium chat --model {out}")
     return 0
 
@@ -145,23 +154,39 @@ def essentials(trainer: "Trainer") -> str:
     return "\n".join(f"{name:<8}{text}" for name, text in rows.items())
 
 
-def parse_source(text: str) -> SourceConfig:
-    """``PATH`` or ``PATH=TEMPLATE,TEMPLATE``; a template named twice is drawn twice as often."""
-    from sensorium.data.templates import TEMPLATES
+def parse_source(text: str, own: Mapping[str, Template] | None = None) -> SourceConfig:
+    """``PATH`` or ``PATH=TEMPLATE:WEIGHT,TEMPLATE``; a template without a weight has weight 1."""
+    from sensorium.data.templates import find_template
 
-    path, _, names = text.partition("=")
-    templates = tuple(names.split(",")) if names else ("pair",)
-    unknown = [name for name in templates if name not in TEMPLATES]
-    if unknown:
-        raise ValueError(f"--data {text}: unknown template {unknown[0]!r}; known are {', '.join(TEMPLATES)}")
+    # The last "=": object stores have them in addresses too.
+    path, _, names = text.rpartition("=") if "=" in text else (text, "", "")
+    templates: dict[str, float] = {}
+    for item in names.split(",") if names else ["pair"]:
+        name, _, weight = item.partition(":")
+        try:
+            find_template(name, own)
+            templates[name] = templates.get(name, 0.0) + float(weight or 1)
+        except ValueError as error:
+            raise ValueError(f"--data {text}: {error}") from error
     return SourceConfig(path=path, weight=1.0, templates=templates)
 
 
-def _with_data(config: RunConfig, data: Sequence[str]) -> RunConfig:
-    if not data:
-        return config
-    sources = tuple(parse_source(text) for text in data)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
+def read_templates(path: Path) -> dict[str, Template]:
+    """A user's own templates, a JSON object as `sensorium/data/templates.json`."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {name: from_dict(Template, value, where=f"{name}.") for name, value in values.items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}; docs/data.md shows a template") from error
+
+
+def _with_data(config: RunConfig, options: RunOptions) -> RunConfig:
+    own = read_templates(options.templates) if options.templates else {}
+    sources = tuple(parse_source(text, own) for text in options.data) or config.data.sources
+    templates = {**config.data.templates, **own}
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, sources=sources, templates=templates)
+    )
 
 
 def _saved_config(out: Path) -> RunConfig:

@@ -1,123 +1,65 @@
 """The training stream: batch ``n`` is a pure function of (configuration, seed, n).
 
-The whole state of the data is that one integer, so resuming is instant and exact. Every source contributes its
-weight's share to every batch; inside a source the order is a new permutation every epoch.
+The whole state of the data is that one integer, so resuming is instant and exact, at any number of ranks and
+workers: step ``n`` always consumes the same samples, which ranks share out between them. Every source contributes
+its weight's share to every batch; inside a source the order is a new permutation every epoch (``data.order``).
 """
 
 import hashlib
 import logging
 import queue
+import signal
 import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import torch.utils.data
 
-from sensorium.config import DataConfig, ModelConfig, SourceConfig
-from sensorium.data.augment import augment
-from sensorium.data.templates import Medium, Sample, build_documents
-from sensorium.media.errors import MediaError
-from sensorium.media.modality import get_modality
-from sensorium.sequence.document import Document, layout
+from sensorium.config import DataConfig, ModelConfig, SourceConfig, Template
+from sensorium.data.order import BlockShuffle
+from sensorium.data.reader import Reader
+from sensorium.data.sample import Arrays, OverBudgetError, decode_medium, sample_of_row
+from sensorium.data.templates import build_documents, find_template
+from sensorium.sequence.document import Document, Layout, layout
 from sensorium.sequence.packing import Batch, pack_layouts
 from sensorium.sequence.tokenizer import Tokenizer
-from sensorium.starter import starter_sources
 
 log = logging.getLogger(__name__)
 MAX_BAD_RATE = 0.05  # over this share of visits a run stops: the data, not a sample, is broken
-
-
-def read_rows(path: str, split: str) -> list[dict[str, Any]]:
-    """All rows of a split of a Parquet file, a folder of them, or "starter:NAME"."""
-    if path.startswith("starter:"):
-        known = starter_sources()
-        name = path.partition(":")[2]
-        if name not in known:
-            raise ValueError(f"unknown starter source {name!r}; known are {', '.join(sorted(known))}")
-        files = [known[name]]
-    else:
-        root = Path(path)
-        files = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
-        if not files or not files[0].is_file():
-            raise FileNotFoundError(
-                f"no Parquet data at {path}; give a .parquet file, a folder of them or starter:NAME"
-            )
-    table = pa.concat_tables([pq.read_table(file) for file in files])
-    return table.filter(pc.equal(table["split"], split)).to_pylist(maps_as_pydicts="strict")
+LARGEST_OF = 64  # steps among which ``largest_first`` looks
 
 
 @dataclass
 class Source:
-    """One source in memory: rows with encoded media, decoded arrays cached as they are first used."""
+    """One source of the mixture: its rows by number, its order, its templates."""
 
     config: SourceConfig
-    rows: list[dict[str, Any]]
-    cache: dict[tuple[int, str, int], np.ndarray] = field(default_factory=dict)
-    permutations: dict[int, np.ndarray] = field(default_factory=dict)
+    reader: Reader
+    order: BlockShuffle
+    templates: list[tuple[str, Template]]
+    cumulative: np.ndarray  # weights of the templates, summed up to 1
 
-    def index_of(self, visit: int, seed: int) -> int:
-        """Which row the n-th visit takes: a permutation per epoch."""
-        epoch, position = divmod(visit, len(self.rows))
-        if epoch not in self.permutations:
-            self.permutations = {
-                epoch: np.random.default_rng([seed, _number(self.config.path), epoch]).permutation(
-                    len(self.rows)
-                )
-            }
-        return int(self.permutations[epoch][position])
-
-    def array(
-        self, index: int, modality: str, ordinal: int, medium: dict[str, Any], model: ModelConfig
-    ) -> np.ndarray:
-        """The clean array ``[C, H, W]`` of a medium of a row."""
-        key = (index, modality, ordinal)
-        if key not in self.cache:
-            entry = get_modality(modality)
-            # The path comes last: its suffix tells formats that have no signature.
-            name = f"{self.rows[index]['id']}: {medium.get('path') or modality}"
-            plain = entry.decode(medium["bytes"], name)
-            self.cache[key] = entry.to_array(plain, model.modalities[modality])
-        return self.cache[key]
+    def draw_template(self, rng: np.random.Generator) -> tuple[str, Template]:
+        """One template, by weight."""
+        return self.templates[int(np.searchsorted(self.cumulative, rng.random(), side="right"))]
 
 
-def load_sample(
-    source: Source, index: int, model: ModelConfig, rng: np.random.Generator | None, strength: float
-) -> Sample:
-    """A row with its media as arrays; ``rng`` None means no augmentation."""
-    row = source.rows[index]
-    # The short form has a column named after its modality, the long form a list of media in order of its parts.
-    found: list[tuple[str, dict[str, Any]]] = [
-        (name, row[name]) for name in model.modalities if row.get(name)
-    ]
-    if row.get("messages"):
-        waiting = {name: iter(row.get(f"{name}s") or []) for name in model.modalities}
-        kinds = [
-            part["type"]
-            for message in row["messages"]
-            for part in message["content"]
-            if part["type"] != "text"
-        ]
-        found = [(kind, next(waiting[kind])) for kind in kinds]
-    media = []
-    for ordinal, (kind, medium) in enumerate(found):
-        clean = source.array(index, kind, ordinal, medium, model)
-        seen = clean if rng is None else augment(clean, rng, strength)
-        media.append(Medium(kind, clean, seen, model.modalities[kind].patch))
-    return Sample(
-        id=row["id"],
-        source=row["source"],
-        text=row.get("text") or "",
-        concept=row.get("concept") or "",
-        names=row.get("names") or {},
-        media=media,
-        messages=row.get("messages") or [],
-    )
+@dataclass
+class Samples:
+    """The documents of a step, and what could not be used.
+
+    Args:
+        bad: (id, reason) of samples that are broken; ``over_budget`` of those that are too large for this run.
+    """
+
+    documents: list[Document] = field(default_factory=list)
+    layouts: list[Layout] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    over_budget: list[tuple[str, str]] = field(default_factory=list)
+    num_visits: int = 0
 
 
 class Loader:
@@ -128,18 +70,55 @@ class Loader:
         model: configuration of the model (patches and sizes of media).
         tokenizer: of the run.
         seed: of the order, the templates and the augmentation.
+        rank, world_size: this process takes every ``world_size``-th sample of a step, beginning with ``rank``.
+
+    Raises:
+        ValueError: a source has no row, a template is unknown, or the weights are not positive.
     """
 
-    def __init__(self, config: DataConfig, model: ModelConfig, tokenizer: Tokenizer, seed: int) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size}; expected 0 to {world_size - 1}")
         self.config, self.model, self.tokenizer, self.seed = config, model, tokenizer, seed
-        self.sources = [Source(source, read_rows(source.path, source.split)) for source in config.sources]
-        for source in self.sources:
-            if not source.rows:
-                raise ValueError(f"source {source.config.path!r} has no row in split {source.config.split!r}")
+        self.rank, self.world_size = rank, world_size
+        self.sources = [self._open(source) for source in config.sources]
         weights = np.array([source.weight for source in config.sources], dtype=np.float64)
+        if not len(weights) or (weights < 0).any() or not weights.sum() > 0:
+            raise ValueError(
+                f"the weights of the sources are {weights.tolist()}; expected none below 0 and at least one above"
+            )
         self.share = weights / weights.sum()
         self.bad: Counter[str] = Counter()
+        self.over_budget: Counter[str] = Counter()
         self.num_visits = 0
+        self._arrays = _ArrayCache(config.cache_mb * 2**20)
+        self._largest: int | None = None
+
+    def _open(self, config: SourceConfig) -> Source:
+        reader = Reader(config.path, config.split, max_blocks=self.config.shuffle_blocks + 8)
+        if not reader.num_rows:
+            raise ValueError(f"source {config.path!r} has no row in split {config.split!r}")
+        weights = np.array(list(config.templates.values()), dtype=np.float64)
+        if not len(weights) or (weights < 0).any() or not weights.sum() > 0:
+            raise ValueError(
+                f"source {config.path!r}: the weights of its templates are {weights.tolist()}; expected none "
+                "below 0 and at least one above"
+            )
+        templates = [(name, find_template(name, self.config.templates)) for name in config.templates]
+        cumulative = np.cumsum(weights / weights.sum())
+        cumulative[-1] = 1.0
+        seed = (self.seed, _number(config.path))
+        order = BlockShuffle(reader.block_sizes, seed=seed, window=self.config.shuffle_blocks)
+        return Source(config, reader, order, templates, cumulative)
 
     def visits(self, step: int) -> list[tuple[int, int]]:
         """(source, visit) of every sample of a step: cumulative quotas, so shares are exact over time."""
@@ -149,50 +128,125 @@ class Loader:
         last = np.floor((step + 1) * self.config.samples_per_step * self.share + phase).astype(np.int64)
         return [(s, visit) for s in range(len(self.share)) for visit in range(int(first[s]), int(last[s]))]
 
-    def documents(self, step: int) -> list[Document]:
-        """The documents of a step, before packing; bad samples are counted, logged and left out."""
-        out: list[Document] = []
-        for number, visit in self.visits(step):
+    def sample_ids(self, step: int) -> list[str]:
+        """The ids of all samples of a step, over all ranks, in order; nothing is decoded."""
+        return [
+            self.sources[number].reader.row(*self.sources[number].order.locate(visit))["id"]
+            for number, visit in self.visits(step)
+        ]
+
+    def samples(self, step: int) -> Samples:
+        """The documents of this rank's samples of a step; what cannot be used is noted and left out."""
+        out = Samples()
+        for number, visit in self.visits(step)[self.rank :: self.world_size]:
+            out.num_visits += 1
             source = self.sources[number]
-            self.num_visits += 1
-            index = source.index_of(visit, self.seed)
-            rng = np.random.default_rng([self.seed, number, visit])
-            template = source.config.templates[int(rng.integers(len(source.config.templates)))]
+            row = source.reader.row(*source.order.locate(visit))
             try:
-                sample = load_sample(
-                    source, index, self.model, rng, self.config.augment * source.config.augment
-                )
-                out += build_documents(
-                    sample,
-                    template,
-                    self.tokenizer,
-                    rng,
-                    pair_key=f"{number}/{visit}",
-                    condition_dropout=self.config.condition_dropout,
-                    media_dropout=self.config.media_dropout,
-                )
-            except MediaError as error:
-                self._count_bad(source.rows[index]["id"], str(error))
+                documents = self._documents(number, visit, row)
+                layouts = [
+                    layout(d.segments, pad_id=self.tokenizer.pad, emb_id=self.tokenizer.emb)
+                    for d in documents
+                ]
+                longest = max(map(len, layouts))
+                if longest > self.config.row_length:
+                    raise OverBudgetError(f"{longest} tokens, a row has {self.config.row_length}")
+            except OverBudgetError as error:
+                out.over_budget.append((row["id"], str(error)))
+            except (ValueError, KeyError, TypeError) as error:  # MediaError is a ValueError
+                out.bad.append((row["id"], str(error) or type(error).__name__))
+            else:
+                out.documents += documents
+                out.layouts += layouts
         return out
 
+    def _documents(self, number: int, visit: int, row: Mapping[str, Any]) -> list[Document]:
+        source = self.sources[number]
+        rng = np.random.default_rng([self.seed, number, visit])
+        name, template = source.draw_template(rng)
+
+        def decode(ordinal: int, kind: str, medium: Mapping[str, Any]) -> Arrays:
+            return self._arrays.get(
+                (number, row["id"], ordinal),
+                lambda: decode_medium(
+                    kind,
+                    medium,
+                    row["id"],
+                    self.model,
+                    max_frames=self.config.max_frames,
+                    cut=source.config.cut,
+                ),
+            )
+
+        sample = sample_of_row(
+            row, self.model, rng=rng, strength=self.config.augment * source.config.augment, decode=decode
+        )
+        return build_documents(
+            sample,
+            template,
+            self.tokenizer,
+            rng,
+            pair_key=f"{number}/{visit}",
+            condition_dropout=self.config.condition_dropout,
+            media_dropout=self.config.media_dropout,
+            task=f"{sample.source}/{name}",
+        )
+
     def batch(self, step: int) -> Batch:
-        """Batch number ``step``."""
-        documents, layouts = [], []
-        for document in self.documents(step):
-            item = layout(document.segments, pad_id=self.tokenizer.pad, emb_id=self.tokenizer.emb)
-            if len(item) > self.config.row_length:
-                self._count_bad(document.sample_id, f"{len(item)} tokens, a row has {self.config.row_length}")
-                continue
-            documents.append(document)
-            layouts.append(item)
-        return pack_layouts(documents, layouts, self.model, row_length=self.config.row_length)
+        """Batch number ``step`` of this rank, with the bad samples it met (`note` counts them)."""
+        found = self.samples(self._at(step))
+        if not found.documents:
+            reasons = [*found.bad, *found.over_budget]
+            raise ValueError(
+                f"none of the {found.num_visits} samples of step {step} can be used; {reasons[0][0]}: "
+                f"{reasons[0][1]}; mend the data, or raise row_length or max_size if the samples are too large"
+                if reasons
+                else f"step {step} has no sample for rank {self.rank}; raise samples_per_step to at least "
+                f"{self.world_size}"
+            )
+        batch = pack_layouts(found.documents, found.layouts, self.model, row_length=self.config.row_length)
+        batch.num_visits, batch.bad, batch.over_budget = found.num_visits, found.bad, found.over_budget
+        return batch
+
+    def note(self, batch: Batch) -> None:
+        """Count the samples that a batch left out, and log each id once.
+
+        Raises:
+            ValueError: too large a share of all samples so far is broken.
+        """
+        self.num_visits += batch.num_visits
+        # What is too large is a choice of the recipe, what is broken is a fault of the data.
+        kinds = ((self.over_budget, batch.over_budget, logging.INFO), (self.bad, batch.bad, logging.WARNING))
+        for counter, left_out, level in kinds:
+            for sample_id, reason in left_out:
+                if sample_id not in counter:
+                    log.log(level, "sample %s left out: %s", sample_id, reason)
+                counter[sample_id] += 1
+        total = sum(self.bad.values())
+        if total > 20 and total > MAX_BAD_RATE * self.num_visits:
+            sample_id, reason = (batch.bad or [(next(reversed(self.bad)), "see above")])[-1]
+            raise ValueError(
+                f"{total} of {self.num_visits} samples could not be used, the last one {sample_id}: {reason}; "
+                "run `sensorium data check` on the data and mend them"
+            )
 
     def stream(self, start_step: int, stop_step: int) -> Iterator[tuple[int, Batch]]:
-        """(step, batch) from ``start_step`` on; the next batches are made in a thread meanwhile."""
-        ready: queue.Queue[tuple[int, Batch] | BaseException | None] = queue.Queue(maxsize=2)
+        """(step, batch) from ``start_step`` on; the next batches are made in a thread or in processes meanwhile."""
+        steps = range(start_step, stop_step)
+        batches = self._from_workers(steps) if self.config.num_workers else self._from_thread(steps)
+        try:
+            for step in steps:
+                batch = next(batches)
+                self.note(batch)
+                yield step, batch
+        finally:
+            batches.close()
+
+    def _from_thread(self, steps: range) -> Any:
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
         stopped = threading.Event()
 
-        def offer(item: tuple[int, Batch] | BaseException | None) -> None:
+        def offer(item: Batch | BaseException) -> None:
             # Never wait for good: the consumer may leave with the queue full and then joins this thread.
             while not stopped.is_set():
                 try:
@@ -202,18 +256,18 @@ class Loader:
 
         def work() -> None:
             try:
-                for step in range(start_step, stop_step):
+                for step in steps:
                     if stopped.is_set():
                         return
-                    offer((step, self.batch(step)))
-                offer(None)
+                    offer(self.batch(step))
             except BaseException as error:  # handed to the consumer, which raises it
                 offer(error)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            while (item := ready.get()) is not None:
+            for _ in steps:
+                item = ready.get()
                 if isinstance(item, BaseException):
                     raise item
                 yield item
@@ -221,16 +275,68 @@ class Loader:
             stopped.set()
             thread.join()
 
-    def _count_bad(self, sample_id: str, reason: str) -> None:
-        if sample_id not in self.bad:
-            log.warning("sample %s left out: %s", sample_id, reason)
-        self.bad[sample_id] += 1
-        total = sum(self.bad.values())
-        if total > 20 and total > MAX_BAD_RATE * self.num_visits:
-            raise ValueError(
-                f"{total} of {self.num_visits} samples could not be used, the last one {sample_id}: {reason}; "
-                "mend the data, or raise row_length if the samples are too long"
-            )
+    def _from_workers(self, steps: range) -> Any:
+        """Batches from processes, in order. Connections to object stores do not survive a fork: those spawn."""
+        remote = any(source.reader.is_remote for source in self.sources)
+        batches: Any = torch.utils.data.DataLoader(
+            _Batches(self),
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.config.num_workers,
+            worker_init_fn=_start_worker,
+            multiprocessing_context="spawn" if remote else None,
+        )
+        yield from batches
+
+    def _at(self, step: int) -> int:
+        """Which step's samples come at ``step``: the largest of the first steps may change places with the first."""
+        if not self.config.largest_first or step >= LARGEST_OF:
+            return step
+        if self._largest is None:
+            sizes = [sum(map(len, self.samples(other).layouts)) for other in range(LARGEST_OF)]
+            self._largest = int(np.argmax(sizes))
+        return {0: self._largest, self._largest: 0}.get(step, step)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": _ArrayCache(self._arrays.max_bytes)}
+
+
+class _Batches(torch.utils.data.Dataset[Batch]):
+    """Steps as a map-style data set."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.loader.batch(step)
+
+
+def _start_worker(number: int) -> None:
+    # Ctrl-C reaches every process of a terminal: the parent ends its workers, which must not print tracebacks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    info: Any = torch.utils.data.get_worker_info()
+    for source in info.dataset.loader.sources:
+        source.reader.forget()
+
+
+class _ArrayCache:
+    """Decoded arrays, the least recently used ones dropped over a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.num_bytes = max_bytes, 0
+        self._kept: OrderedDict[tuple[int, str, int], Arrays] = OrderedDict()
+
+    def get(self, key: tuple[int, str, int], make: Any) -> Arrays:
+        found = self._kept.get(key)
+        if found is not None:
+            self._kept.move_to_end(key)
+            return found
+        made: Arrays = make()
+        self._kept[key] = made
+        self.num_bytes += made.num_bytes
+        while self.num_bytes > self.max_bytes and self._kept:
+            self.num_bytes -= self._kept.popitem(last=False)[1].num_bytes
+        return made
 
 
 def _number(text: str) -> int:

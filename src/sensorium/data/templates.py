@@ -1,70 +1,189 @@
-"""Templates: how a sample becomes documents. A template is data, a tuple of lines, one line a document.
+"""Templates: how a sample becomes documents. They are data: `templates.json`, and a run's own beside them.
 
-    {media}        the sample's medium as context            {target}  its medium as something to generate
+A template is a list of lines, one line a document, and words to choose from.
+
+    {media}        all media of the sample as context        {image} {audio} {video}  those of one kind
+    {target}       its first medium as something to generate {target:image} {target:audio}  the first of one kind
     {text}         the sample's text                         {language} {name}  a language drawn from ``names``,
-    {chat}         the sample's messages, media and all                          and the name in it
+    {chat}         the sample's messages, media and all;     and the name in it
+                   media in an assistant's turn are generated
+    {chunks}       its sound in pieces of a second; after each what has been said by its end, and <wait>
+    {timeline}     its segments as lines "1.5s text"         {ask}  any other name: drawn from the template's words
     <emb:a>        the token whose state embeds the media side of a pair; <emb:b> the text side
     <eos> <user> <assistant>  control tokens                 anything else is text as it stands
 
 A trailing ``!`` supervises what it marks: ``{text!}`` is predicted, ``{text}`` is only read. ``{target}`` opens
-with its modality and its size in patches (``<image> <h> <w>``), which are predicted too.
+with its modality and its size in patches (``<image> <h> <w>``), which are predicted too. A video is its frames,
+each after its time ("1.5s") as text.
 """
 
 import itertools
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
 from typing import Any, cast
 
 import numpy as np
 
+from sensorium.config import Template, from_dict
+from sensorium.data.sample import Clip, Medium, Sample
+from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
 from sensorium.sequence.document import Document, EmbSegment, MediaSegment, Segment, TextSegment
 from sensorium.sequence.tokenizer import Tokenizer
 
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    # A pair gives two documents: one embeds the medium and then names it, one embeds the text and then draws
-    # or sounds it. Both sides meet in the alignment loss.
-    "pair": ("{media}<emb:a>{text!}<eos!>", "{text}<emb:b>{target}"),
-    # The same without generating the medium, and without generating at all: cheaper, for more pairs in a step.
-    "align": ("{media}<emb:a>{text!}<eos!>", "{text}<emb:b>"),
-    "embed": ("{media}<emb:a>", "{text}<emb:b>"),
-    "translate": ("{media}name in {language}<assistant>{name!}<eos!>",),
-    "transcribe": ("{media}transcribe<assistant>{text!}<eos!>",),
-    "speak": ("say {text}<emb>{target}",),
-    "chat": ("{chat}",),
-    "text": ("{text!}<eos!>",),
-}
-LANGUAGE_NAMES = {"en": "English", "de": "German", "es": "Spanish", "fr": "French", "ru": "Russian"}
-_SLOT = re.compile(r"(\{[a-z]+!?\}|<[a-z]+(?::[ab])?!?>)")
+LANGUAGE_NAMES = {
+    "en": "English", "de": "German", "es": "Spanish", "fr": "French", "ru": "Russian", "it": "Italian",
+    "pt": "Portuguese", "nl": "Dutch", "pl": "Polish", "tr": "Turkish", "ja": "Japanese", "zh": "Chinese",
+    "ko": "Korean", "ar": "Arabic", "hi": "Hindi", "uk": "Ukrainian", "cs": "Czech", "sv": "Swedish",
+    "fi": "Finnish", "da": "Danish", "el": "Greek", "ro": "Romanian", "hu": "Hungarian", "ca": "Catalan",
+}  # fmt: skip
+CHUNK_PATCHES = 16  # about a second of sound: what a live caption waits for
+_PIECE = re.compile(r"(\{[a-z_]+(?::[a-z]+)?!?\}|<[a-z]+(?::[ab])?!?>)")
+_SLOTS = (
+    *("media", "image", "audio", "video", "target", "text", "language", "name", "chat", "chunks", "timeline"),
+)
+
+
+@lru_cache(maxsize=1)
+def built_in() -> dict[str, Template]:
+    """The templates of `templates.json`."""
+    text = files("sensorium.data").joinpath("templates.json").read_text(encoding="utf-8")
+    return {name: from_dict(Template, value, where=f"{name}.") for name, value in json.loads(text).items()}
+
+
+def find_template(name: str, own: Mapping[str, Template] | None = None) -> Template:
+    """A template by name, a run's own first.
+
+    Raises:
+        ValueError: nobody knows it, or it has a slot that is neither known nor among its words.
+    """
+    known = {**built_in(), **(own or {})}
+    if name not in known:
+        raise ValueError(f"unknown template {name!r}; known are {', '.join(known)}")
+    template = known[name]
+    for line in template.documents:
+        for _, slot, _, _ in _parse(line):
+            if slot and slot not in (*_SLOTS, *template.words):
+                raise ValueError(
+                    f"template {name!r}: slot {{{slot}}} is unknown; known are {', '.join(_SLOTS)} and its words "
+                    f"({', '.join(template.words) or 'none'})"
+                )
+    return template
+
+
+@lru_cache(maxsize=1024)
+def _parse(line: str) -> tuple[tuple[str, str, str, bool], ...]:
+    """Pieces of a line: (text or control token, slot, what follows its colon, supervised)."""
+    out = []
+    for piece in filter(None, _PIECE.split(line)):
+        if not _PIECE.fullmatch(piece):
+            out.append((piece, "", "", False))
+            continue
+        name, _, kind = piece.strip("{}<>!").partition(":")
+        slot = "" if piece.startswith("<") else name
+        out.append((f"<{name}>" if not slot else "", slot, kind, piece.endswith(("!}", "!>"))))
+    return tuple(out)
 
 
 @dataclass
-class Medium:
-    """A medium ready for a segment: the clean signal, and what the model sees of it (augmented) as context."""
+class _Filling:
+    """One document being filled."""
 
-    modality: str
-    clean_CHW: np.ndarray
-    seen_CHW: np.ndarray
-    patch: tuple[int, int]
+    sample: Sample
+    tokenizer: Tokenizer
+    texts: dict[str, str]
+    dropped: bool  # the condition of a document that generates is emptied
+    blind: bool  # a conversation loses its media
 
-    def segment(self, *, noisy: bool) -> MediaSegment:
-        """A segment of the clean signal (noisy) or of what is seen (context)."""
-        array = self.clean_CHW if noisy else self.seen_CHW
-        grid = (array.shape[1] // self.patch[0], array.shape[2] // self.patch[1])
-        return MediaSegment(self.modality, array, grid, noisy)
+    def piece(self, literal: str, slot: str, kind: str, supervised: bool) -> list[Segment | str]:
+        """Text that is only read stays a string until its neighbours have joined it."""
+        if slot:
+            return self._slot(slot, kind, supervised)
+        if literal == "<emb>":
+            return [EmbSegment("" if self.dropped else kind)]
+        if literal.startswith("<") and _PIECE.fullmatch(literal):
+            return [TextSegment([self.tokenizer.id_of(literal)], supervised)]
+        return [] if self.dropped else [literal]
+
+    def _slot(self, slot: str, kind: str, supervised: bool) -> list[Segment | str]:
+        if slot in ("media", "image", "audio", "video"):
+            found = [m for m in self.sample.media if slot in ("media", m.modality)]
+            if not found:
+                raise self._lacks(f"{{{slot}}}", slot)
+            return [piece for medium in found for piece in _context(medium)]
+        if slot == "target":
+            target = next((m for m in self.sample.media if kind in ("", m.modality)), None)
+            if target is None or isinstance(target, Clip):
+                raise self._lacks("{target}", kind or "medium to generate")
+            return _generated(target, self.tokenizer)
+        if slot == "chat":
+            return self._chat()
+        if slot == "chunks":
+            return self._chunks()
+        text = self._timeline() if slot == "timeline" else self.texts[slot]
+        if self.dropped and not supervised:
+            return []
+        return [TextSegment(self.tokenizer.encode(text), supervised=True)] if supervised else [text]
+
+    def _chat(self) -> list[Segment | str]:
+        if not self.sample.messages:
+            raise self._lacks("{chat}", "messages")
+        media = [] if self.blind else self.sample.media
+        return list(chat_segments(self.sample.messages, media, self.tokenizer, without_text=self.dropped))
+
+    def _chunks(self) -> list[Segment | str]:
+        """``[chunk] text <wait> [chunk] text <wait> ... [chunk] text <eos>`` (design, 2.3)."""
+        sound = next((m for m in self.sample.media if m.modality == "audio"), None)
+        if sound is None:
+            raise self._lacks("{chunks}", "audio")
+        step = CHUNK_PATCHES * sound.patch[0]
+        starts = range(0, sound.seen_CHW.shape[1], step)
+        seconds_per_frame = HOP_LENGTH / SAMPLE_RATE
+        # Without times, all of the text comes after the last chunk.
+        said = self.sample.segments or [{"end_s": float("inf"), "text": self.sample.text}]
+        out: list[Segment | str] = []
+        told, begun = 0, False
+        for start in starts:
+            part = sound.seen_CHW[:, start : start + step]
+            grid = (part.shape[1] // sound.patch[0], part.shape[2] // sound.patch[1])
+            out.append(MediaSegment("audio", np.ascontiguousarray(part), grid))
+            last = start + step >= sound.seen_CHW.shape[1]
+            end_s = float("inf") if last else (start + step) * seconds_per_frame
+            now = [s["text"].strip() for s in said[told:] if s["end_s"] <= end_s]
+            told += len(now)
+            text = (" " if now and begun else "") + " ".join(now)
+            begun = begun or bool(now)
+            closing = self.tokenizer.eos if last else self.tokenizer.wait
+            out.append(TextSegment([*self.tokenizer.encode(text), closing], supervised=True))
+        return out
+
+    def _timeline(self) -> str:
+        if not self.sample.segments:
+            raise self._lacks("{timeline}", "segments")
+        return "\n".join(f"{s['start_s']:.1f}s {s['text']}" for s in self.sample.segments)
+
+    def _lacks(self, slot: str, wanted: str) -> ValueError:
+        kinds = ", ".join(m.modality for m in self.sample.media) or "no medium"
+        return ValueError(
+            f"the template's {slot} needs {wanted}, the sample has {kinds}; choose another template"
+        )
 
 
-@dataclass
-class Sample:
-    """A row with its media decoded, as the templates see it."""
+def _context(medium: Medium) -> list[Segment | str]:
+    if not isinstance(medium, Clip):
+        return [medium.segment(noisy=False)]
+    out: list[Segment | str] = []
+    for frame, time_s in zip(medium.frames, medium.times_s, strict=True):
+        out += [f"{time_s:.1f}s", frame.segment(noisy=False)]
+    return out
 
-    id: str
-    source: str
-    text: str = ""
-    concept: str = ""
-    names: dict[str, str] = field(default_factory=dict)
-    media: list[Medium] = field(default_factory=list)
-    messages: list[dict[str, Any]] = field(default_factory=list)
+
+def _generated(medium: Medium, tokenizer: Tokenizer) -> list[Segment | str]:
+    target = medium.segment(noisy=True)
+    return [TextSegment(shape_tokens(tokenizer, target), supervised=True), target]
 
 
 def shape_tokens(tokenizer: Tokenizer, medium: MediaSegment) -> list[int]:
@@ -75,73 +194,56 @@ def shape_tokens(tokenizer: Tokenizer, medium: MediaSegment) -> list[int]:
 
 def build_documents(
     sample: Sample,
-    template: str,
+    template: str | Template,
     tokenizer: Tokenizer,
     rng: np.random.Generator,
     *,
     pair_key: str = "",
     condition_dropout: float = 0.0,
     media_dropout: float = 0.0,
+    task: str = "",
 ) -> list[Document]:
     """Fill a template with a sample.
 
     Args:
+        template: a built-in name, or a template.
         pair_key: unique to this visit of the sample; joins the two sides of a pair.
-        condition_dropout: chance that a document with a ``{target}`` loses its text (guidance training).
-        media_dropout: chance that a chat loses its media.
+        condition_dropout: chance that a document with something to generate loses its text (guidance training).
+        media_dropout: chance that a chat that generates nothing loses its media.
+        task: what logs call the documents; the source and the template's name by default.
+
+    Raises:
+        ValueError: the template asks for what the sample does not have.
     """
-    if template not in TEMPLATES:
-        raise ValueError(f"unknown template {template!r}; known are {', '.join(TEMPLATES)}")
+    if isinstance(template, str):
+        task = task or f"{sample.source}/{template}"
+        template = find_template(template)
     group_keys = tuple(
         f"{kind}:{value}" for kind, value in (("t", sample.text.lower()), ("c", sample.concept)) if value
     )
     language = str(rng.choice(sorted(sample.names))) if sample.names else ""
-    documents = []
-    for line in TEMPLATES[template]:
-        dropped = "{target}" in line and rng.random() < condition_dropout
-        filled: list[Segment | str] = []
-        for piece in _SLOT.split(line):
-            if piece:
-                filled += _fill(piece, sample, tokenizer, language, dropped, rng.random() < media_dropout)
-        segments = _encode_text(filled, tokenizer)
-        documents.append(
-            Document(merge_text(segments), sample.id, f"{sample.source}/{template}", pair_key, group_keys)
-        )
-    return documents
-
-
-def _fill(
-    piece: str, sample: Sample, tokenizer: Tokenizer, language: str, dropped: bool, blind: bool
-) -> list[Segment | str]:
-    """One piece of a template; text that is only read stays a string until its neighbours have joined it."""
-    supervised = piece.endswith(("!}", "!>"))
-    slot = piece.strip("{}<>!")
-    if not _SLOT.fullmatch(piece):
-        return [] if dropped else [piece]
-    if piece.startswith("<"):
-        if slot.startswith("emb"):
-            return [EmbSegment("" if dropped else slot.partition(":")[2])]
-        return [TextSegment([tokenizer.id_of(f"<{slot}>")], supervised)]
-    if slot == "media":
-        return [medium.segment(noisy=False) for medium in sample.media]
-    if slot == "target":
-        target = sample.media[0].segment(noisy=True)
-        return [TextSegment(shape_tokens(tokenizer, target), supervised=True), target]
-    if slot == "chat":
-        media = [] if blind else [medium.segment(noisy=False) for medium in sample.media]
-        return [*chat_segments(sample.messages, media, tokenizer)]
-    text = {
+    texts = {
         "text": sample.text,
         "language": LANGUAGE_NAMES.get(language, language),
         "name": sample.names.get(language, ""),
     }
-    if slot not in text:
-        raise ValueError(
-            f"template slot {piece!r} is unknown; known are media, target, chat, text, language, name"
-        )
-    if dropped:
-        return []
-    return [TextSegment(tokenizer.encode(text[slot]), supervised=True)] if supervised else [text[slot]]
+    for slot, choices in template.words.items():
+        texts[slot] = choices[int(rng.integers(len(choices)))]
+    generates_chat = any(
+        part["type"] != "text" for m in sample.messages if m["role"] == "assistant" for part in m["content"]
+    )
+    documents = []
+    for line in template.documents:
+        generates = "{target" in line or ("{chat}" in line and generates_chat)
+        dropped = generates and rng.random() < condition_dropout
+        blind = not generates and "{chat}" in line and rng.random() < media_dropout
+        filling = _Filling(sample, tokenizer, texts, dropped, blind)
+        filled: list[Segment | str] = []
+        for piece in _parse(line):
+            filled += filling.piece(*piece)
+        segments = merge_text(_encode_text(filled, tokenizer))
+        documents.append(Document(segments, sample.id, task or sample.source, pair_key, group_keys))
+    return documents
 
 
 def _encode_text(filled: Sequence[Segment | str], tokenizer: Tokenizer) -> list[Segment]:
@@ -158,34 +260,48 @@ def _encode_text(filled: Sequence[Segment | str], tokenizer: Tokenizer) -> list[
 
 
 def chat_segments(
-    messages: Sequence[dict[str, Any]], media: Sequence[MediaSegment], tokenizer: Tokenizer
+    messages: Sequence[dict[str, Any]],
+    media: Sequence[Medium],
+    tokenizer: Tokenizer,
+    *,
+    without_text: bool = False,
 ) -> list[Segment]:
     """Messages -> segments; answers are supervised. ``media`` are taken in order of the media parts.
 
-    With an empty ``media`` the media parts are left out (a blind question).
+    With an empty ``media`` the media parts are left out (a blind question). ``without_text`` leaves out what the
+    user says, for guidance. Media in an assistant's turn are generated; where one ends the conversation, it is
+    its own end and needs no <eos>.
     """
-    segments: list[Segment] = []
+    filled: list[Segment | str] = []
     waiting = list(media)
     for index, message in enumerate(messages):
         answer = message["role"] == "assistant"
         if answer:
-            segments.append(TextSegment([tokenizer.assistant]))
+            filled.append(TextSegment([tokenizer.assistant]))
         elif index:
-            segments.append(TextSegment([tokenizer.user]))
+            filled.append(TextSegment([tokenizer.user]))
         for part in message["content"]:
             if part["type"] == "text":
-                segments.append(TextSegment(tokenizer.encode(part["text"]), supervised=answer))
+                if answer:
+                    filled.append(TextSegment(tokenizer.encode(part["text"]), supervised=True))
+                elif not without_text:
+                    filled.append(part["text"])
             elif waiting:
-                segments.append(waiting.pop(0))
+                medium = waiting.pop(0)
+                if answer and not isinstance(medium, Clip):
+                    filled += _generated(medium, tokenizer)
+                else:
+                    filled += _context(medium)
             elif media:
                 raise ValueError(
                     f"the messages have more media parts than the {len(media)} media of the sample"
                 )
-        if answer:
-            segments.append(TextSegment([tokenizer.eos], supervised=True))
+        ends_in_medium = index + 1 == len(messages) and message["content"][-1]["type"] != "text"
+        if answer and not ends_in_medium:
+            filled.append(TextSegment([tokenizer.eos], supervised=True))
     if waiting:
         raise ValueError(f"{len(waiting)} of the sample's {len(media)} media have no part in its messages")
-    return segments
+    return _encode_text(filled, tokenizer)
 
 
 def merge_text(segments: Sequence[Segment]) -> list[Segment]:

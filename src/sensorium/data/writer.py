@@ -26,6 +26,8 @@ from sensorium.data.splits import SPLITS
 PROGRESS_NAME = "progress.json"
 REJECTED_NAME = "rejected.jsonl"
 SHARD_BYTES = 256 * 2**20
+# Every row group costs some kilobytes in the file's footer, which is read whole: rows without media reach this first.
+SHARD_ROWS = 65_536
 
 
 class ShardWriter:
@@ -38,7 +40,7 @@ class ShardWriter:
     Args:
         root: the folder; made where it is missing.
         asked: what the stream depends on (JSON values). Going on with anything else is an error.
-        shard_bytes: a file is closed once it holds this much.
+        shard_bytes: a file is closed once it holds this much, or 65,536 rows.
 
     Raises:
         FileExistsError: the folder holds finished shards already.
@@ -105,7 +107,7 @@ class ShardWriter:
             number = sum(s["split"] == split for s in self.shards)
             shard = self._open[split] = _Shard(self.root / f"{split}-{number:05d}.parquet", split)
         shard.add(row, ordinal)
-        if shard.num_bytes >= self.shard_bytes:
+        if shard.num_bytes >= self.shard_bytes or shard.num_rows >= SHARD_ROWS:
             self._finish(split)
 
     def reject(self, split: str, ordinal: int, sample_id: str, reason: str) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.config import ModelConfig, SourceConfig
-from sensorium.data.loader import Source, load_sample, read_rows
-from sensorium.data.templates import Sample, chat_segments
+from sensorium.config import ModelConfig
+from sensorium.data.reader import Reader
+from sensorium.data.sample import Sample, sample_of_row
+from sensorium.data.templates import chat_segments
 from sensorium.evals.retrieval import chance, neighbour_similarity, recall_at_k, shrink
 from sensorium.generate.engine import TextOptions
 from sensorium.generate.interface import Model
@@ -22,9 +23,7 @@ SOUND_SOURCES = ("scratch", "sonic-pi")
 
 def load_samples(name: str, split: str, config: ModelConfig) -> list[Sample]:
     """All samples of a split of a starter source, as the model sees them."""
-    path = f"starter:{name}"
-    source = Source(SourceConfig(path=path, weight=1.0), read_rows(path, split))
-    return [load_sample(source, index, config, None, 0.0) for index in range(len(source.rows))]
+    return [sample_of_row(row, config) for row in Reader(f"starter:{name}", split).rows()]
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class StarterSuite:
         can do.
         """
         train: dict[str, Counter[str]] = defaultdict(Counter)
-        for row in read_rows("starter:easy-vqa", "train"):
+        for row in Reader("starter:easy-vqa", "train").rows():
             train[_text(row["messages"][0])][_text(row["messages"][1])] += 1
         overall: Counter[str] = sum(train.values(), Counter())
         majority = overall.most_common(1)[0][0]
@@ -150,8 +149,7 @@ def _text(message: dict[str, Any]) -> str:
 
 
 def _question(sample: Sample, model: Model, *, with_media: bool) -> list[Segment]:
-    media = [medium.segment(noisy=False) for medium in sample.media] if with_media else []
-    segments = chat_segments(sample.messages[:1], media, model.tokenizer)
+    segments = chat_segments(sample.messages[:1], sample.media if with_media else [], model.tokenizer)
     return [*segments, TextSegment([model.tokenizer.assistant])]
 
 

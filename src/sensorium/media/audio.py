@@ -246,7 +246,7 @@ def _check_complete(data: bytes, name: str, kind: str) -> None:
     if kind == "OGG":
         _check_ogg(data, name)
     if kind == "WEBM":
-        _check_webm(data, name)
+        check_webm(data, name)
     if kind not in ("WAV", "AIFF"):
         return
     order = "<" if kind == "WAV" else ">"
@@ -280,7 +280,7 @@ def _check_ogg(data: bytes, name: str) -> None:
         raise _damaged(name, "OGG", f"the end of the stream is missing after {len(data):,} bytes")
 
 
-def _check_webm(data: bytes, name: str) -> None:
+def check_webm(data: bytes, name: str, what: str = "sound") -> None:
     """Read the size of the segment, the element after the EBML header (RFC 8794, section 4)."""
     at = 4
     for ident in (b"", b"\x18\x53\x80\x67"):
@@ -292,7 +292,7 @@ def _check_webm(data: bytes, name: str) -> None:
         if size == (1 << 7 * width) - 1 or (ident and data[at - 4 : at] != ident):
             return
         if end > len(data):
-            raise _damaged(name, "WEBM", f"{len(data):,} of {end:,} bytes are there")
+            raise _damaged(name, "WEBM", f"{len(data):,} of {end:,} bytes are there", what)
         at = end
 
 
@@ -305,9 +305,9 @@ def _check_header(name: str, rate: int, channels: int) -> None:
         raise MediaError(name, found, expected, "export it as mono or stereo")
 
 
-def _damaged(name: str, kind: str, reason: str) -> MediaError:
+def _damaged(name: str, kind: str, reason: str, what: str = "sound") -> MediaError:
     reason = reason.removeprefix("Error : ").strip().rstrip(".").replace("\n", " ")
-    found = f"is a damaged or truncated {kind} sound ({reason})"
+    found = f"is a damaged or truncated {kind} {what} ({reason})"
     return MediaError(name, found, "expected one that decodes to its end", "fetch or export it again")
 
 

@@ -1,7 +1,8 @@
 """Pictures: encoded bytes to RGB pixels and back, judged by their header before anything is decoded."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +108,18 @@ def decode_image(
             "expected one that decodes to its end",
             "fetch or export it again",
         ) from error
+
+
+@contextmanager
+def read_animation(data: bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
+    """An animated WebP, GIF or PNG, opened for its frames; its size is judged before anything is decoded."""
+    kind = _sniff(data)
+    limits = ImageLimits(max_pixels=max_pixels)
+    if kind == "WEBP":  # its reader allocates the canvas on opening
+        _check_size(name, _webp_size(data), limits)
+    with _READERS[kind](io.BytesIO(data)) as picture:
+        _check_size(name, picture.size, limits)
+        yield picture
 
 
 def too_many_bytes(name: str, num_bytes: int, max_bytes: int) -> MediaError:

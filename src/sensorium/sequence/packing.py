@@ -47,6 +47,7 @@ class Batch:
         emb_a_M, emb_b_M: flat positions of the ``<emb>`` of the media side and of the text side of M pairs.
         positives_MM: bool, pair i's media and pair j's text belong together.
         sample_ids, tasks: one entry per document, for logs.
+        num_visits: samples that were drawn; ``bad`` and ``over_budget``: (id, reason) of those left out.
     """
 
     token_ids_BT: Tensor
@@ -65,6 +66,9 @@ class Batch:
     end_position_D: Tensor
     sample_ids: list[str] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
+    num_visits: int = 0
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    over_budget: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:

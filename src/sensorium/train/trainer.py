@@ -181,7 +181,7 @@ class Trainer:
         self.step += 1
         self.ema.update(self.model, self.step)
         self.tokens_seen += batch.num_tokens
-        self.samples_seen += len(set(batch.sample_ids))
+        self.samples_seen += batch.num_visits - len(batch.bad) - len(batch.over_budget)
         return {
             "step": self.step,
             **{f"loss_{name}": float(mean.detach()) for name, mean in means.items() if name != "z"},
