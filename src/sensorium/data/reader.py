@@ -37,20 +37,18 @@ class Reader:
 
     Args:
         path: a Parquet file, a folder of them, "starter:NAME", or an address of an object store
-            ("s3://bucket/folder", through fsspec and the package it names).
+            ("s3://bucket/folder", through fsspec and the package it names; keys and endpoints come from the
+            environment, as that package documents).
         split: rows of this split are read.
         max_blocks: blocks that stay in memory.
-        storage: options of the object store, as fsspec takes them.
 
     Raises:
         FileNotFoundError: there is no Parquet data.
         ValueError: a file is damaged, or is not made of samples.
     """
 
-    def __init__(
-        self, path: str, split: str, *, max_blocks: int = 24, storage: dict[str, Any] | None = None
-    ) -> None:
-        self.path, self.split, self.max_blocks, self.storage = path, split, max_blocks, dict(storage or {})
+    def __init__(self, path: str, split: str, *, max_blocks: int = 24) -> None:
+        self.path, self.split, self.max_blocks = path, split, max_blocks
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
         self._rows: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
         self._fs: Any = None
@@ -105,7 +103,7 @@ class Reader:
         self._files, self._rows, self._fs = OrderedDict(), OrderedDict(), None
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("path", "split", "max_blocks", "storage", "blocks", "block_sizes")
+        kept = ("path", "split", "max_blocks", "blocks", "block_sizes")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -164,7 +162,7 @@ class Reader:
     def _filesystem(self) -> tuple[Any, str]:
         if self._fs is None:
             try:
-                self._fs = fsspec.core.url_to_fs(self.path, **self.storage)
+                self._fs = fsspec.core.url_to_fs(self.path)
             except ImportError as error:
                 raise ValueError(f"{self.path}: {error}; install the package it names") from error
         return self._fs

@@ -70,6 +70,8 @@ def decode_video(
     if not kind:
         raise MediaError(name, describe_bytes(data), _FORMATS, "convert it or choose another file")
     try:
+        if kind == "GIF" and not data.rstrip(b"\0").endswith(b";"):  # its reader stops at what is there
+            raise EOFError("the end of the file is missing")
         if kind == "WEBM":
             check_webm(data, name, "video")
         frames = (
@@ -118,7 +120,9 @@ def _spaced(
         kept.append((time_s, pixels))
         due = max(due + step, time_s + step / 2)
         if len(kept) > limits.max_frames:
-            kept, step = kept[::2], step * 2
+            kept = kept[::2]
+            # Frames may lie further apart than the step that was asked for.
+            step = max(step * 2, kept[-1][0] - kept[-2][0]) if len(kept) > 1 else step * 2
             due = kept[-1][0] + step
     if not kept:
         raise MediaError(

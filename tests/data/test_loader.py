@@ -1,0 +1,244 @@
+"""The stream: the same samples at any number of workers and ranks, killed and resumed; nothing bad stops it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from sensorium import recipes
+from sensorium.config import DataConfig, SourceConfig, Template
+from sensorium.data.loader import LARGEST_OF, Loader
+from sensorium.sequence.packing import Batch
+from tests.data.corpus import loader, mixture, write_pictures, write_texts
+
+NUM_STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    return str(write_pictures(folder / "pictures")), str(write_texts(folder / "texts"))
+
+
+def ids(batch: Batch) -> list[str]:
+    return list(dict.fromkeys(batch.sample_ids))
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    tensors = ("token_ids_BT", "labels_BT", "positions_BT3", "doc_id_BT", "block_id_BT", "positives_MM")
+    media = [
+        a.context[k].arrays_NCHW.equal(b.context[k].arrays_NCHW) for k in a.context.keys() | b.context.keys()
+    ]
+    return all(getattr(a, name).equal(getattr(b, name)) for name in tensors) and all(media)
+
+
+@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+def test_at_least_95_percent_of_the_positions_are_used(name: str) -> None:
+    config = recipes.get(name)
+    from sensorium.sequence.tokenizer import Tokenizer
+
+    source = Loader(config.data, config.model, Tokenizer.load(config.tokenizer), seed=0)
+    batches = [source.batch(step) for step in range(12)]
+    used = sum(batch.num_tokens for batch in batches) / sum(batch.doc_id_BT.numel() for batch in batches)
+    assert used >= 0.95
+
+
+def test_workers_give_the_same_batches(data: tuple[str, str]) -> None:
+    reference = [loader(mixture(*data)).batch(step) for step in range(3, 11)]
+    for num_workers in (0, 1, 2):
+        streamed = list(loader(mixture(*data, num_workers=num_workers)).stream(3, 11))
+        assert [step for step, _ in streamed] == list(range(3, 11))
+        assert all(equal(a, b) for a, (_, b) in zip(reference, streamed, strict=True))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(step=st.integers(0, 10**6), world_size=st.integers(1, 7))
+def test_ranks_share_out_the_same_samples(data: tuple[str, str], step: int, world_size: int) -> None:
+    whole = ids(loader(mixture(*data)).batch(step))
+    shares = [
+        ids(loader(mixture(*data), rank=r, world_size=world_size).batch(step)) for r in range(world_size)
+    ]
+    assert Counter(i for share in shares for i in share) == Counter(whole)
+    assert [share[0] for share in shares] == whole[:world_size]
+    assert loader(mixture(*data)).sample_ids(step) == whole
+
+
+# Without shrinking: every example starts processes.
+@settings(
+    max_examples=4,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    killed_at=st.integers(1, NUM_STEPS - 2),
+    before=st.tuples(st.integers(0, 2), st.integers(1, 2)),
+    after=st.tuples(st.integers(0, 2), st.integers(1, 3)),
+)
+@pytest.mark.slow
+def test_killed_and_resumed_elsewhere(
+    data: tuple[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    killed_at: int,
+    before: tuple[int, int],
+    after: tuple[int, int],
+) -> None:
+    """`kill -9` of real processes at a random step; the rest runs with other numbers of workers and ranks."""
+    folder = tmp_path_factory.mktemp("run")
+
+    def start(name: str, first: int, setup: tuple[int, int], pause: float) -> list[subprocess.Popen[bytes]]:
+        workers, world_size = setup
+        return [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.data.stream_ids", *data, str(folder / f"{name}-{rank}")]
+                + [str(n) for n in (first, NUM_STEPS, workers, rank, world_size, pause)]
+            )
+            for rank in range(world_size)
+        ]
+
+    def read(name: str, world_size: int) -> dict[int, list[str]]:
+        """The samples of the steps that every rank has finished."""
+        steps: dict[int, dict[int, list[str]]] = {}
+        for rank in range(world_size):
+            path = folder / f"{name}-{rank}"
+            for line in path.read_text().splitlines() if path.exists() else []:
+                step, _, found = json.loads(line)
+                steps.setdefault(step, {})[rank] = found
+        return {
+            step: sorted({i for share in found.values() for i in share})
+            for step, found in steps.items()
+            if len(found) == world_size
+        }
+
+    running = start("before", 0, before, 0.02)
+    deadline = time.monotonic() + 60
+    while len(read("before", before[1])) < killed_at and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for process in running:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    done = read("before", before[1])
+    resume_at = max(done) + 1
+    for process in start("after", resume_at, after, 0.0):
+        assert process.wait(timeout=120) == 0
+    done |= read("after", after[1])
+    whole = loader(mixture(*data))
+    # A step on the border of two epochs may hold a sample twice.
+    assert done == {step: sorted(set(whole.sample_ids(step))) for step in range(NUM_STEPS)}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_ctrl_c_ends_it_quietly(data: tuple[str, str], tmp_path: Path, num_workers: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.data.stream_ids", *data, str(tmp_path / "ids"), *f"0 100000 {num_workers} 0 1 0.01".split()],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ids").exists() or not (tmp_path / "ids").stat().st_size:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
+    _, err = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert err.count("Traceback") == 1
+    assert err.strip().endswith("KeyboardInterrupt")
+
+
+def test_shares_follow_the_weights(data: tuple[str, str]) -> None:
+    source = loader(mixture(*data))
+    found = Counter(
+        i.partition("-")[0].partition("/")[0] for step in range(40) for i in source.sample_ids(step)
+    )
+    assert found == {"noto": 720, "text": 240}
+
+
+def test_templates_are_drawn_by_weight(data: tuple[str, str]) -> None:
+    source = loader(mixture(*data))
+    tasks = Counter(
+        task
+        for step in range(40)
+        for task in {i: t for i, t in zip(*names(source, step), strict=True)}.values()
+    )
+    share = tasks["noto/pair"] / (tasks["noto/pair"] + tasks["noto/caption"])
+    assert 0.60 < share < 0.73  # two to one; 720 draws have a deviation of 1.8 points
+
+
+def names(source: Loader, step: int) -> tuple[list[str], list[str]]:
+    batch = source.batch(step)
+    return batch.sample_ids, batch.tasks
+
+
+def test_the_largest_batch_comes_first_on_request(data: tuple[str, str]) -> None:
+    usual, asked = loader(mixture(*data)), loader(mixture(*data, largest_first=True))
+    sizes = [usual.batch(step).num_tokens for step in range(LARGEST_OF)]
+    assert asked.batch(0).num_tokens == max(sizes) > sizes[0]
+    moved = sizes.index(max(sizes))
+    assert ids(asked.batch(moved)) == ids(usual.batch(0))
+    assert ids(asked.batch(LARGEST_OF)) == ids(usual.batch(LARGEST_OF))
+
+
+def test_what_a_run_cannot_take_is_told_apart_from_what_is_broken(data: tuple[str, str]) -> None:
+    source = loader(replace(mixture(*data), row_length=20))  # a picture takes 16, its name a few more
+    batch = source.batch(0)
+    source.note(batch)
+    assert source.over_budget
+    assert not source.bad
+    assert all("20" in reason for _, reason in batch.over_budget)
+    with pytest.raises(ValueError, match=r"none of the 24 samples of step 0 can be used.*row_length"):
+        loader(replace(mixture(*data), row_length=4)).batch(0)
+
+
+def test_a_template_that_asks_for_what_is_not_there_stops_the_run(data: tuple[str, str]) -> None:
+    config = DataConfig(
+        sources=(SourceConfig(path=data[0], weight=1, templates={"transcribe": 1, "listen": 1}),)
+    )
+    source = loader(config)
+    with pytest.raises(ValueError, match=r"samples could not be used.*needs audio, the sample has image"):
+        for _ in source.stream(0, 10):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("sources", "match"),
+    [
+        ((), "weights of the sources"),
+        ((SourceConfig(path="starter:noto", weight=0),), "weights of the sources"),
+        ((SourceConfig(path="starter:noto", weight=1, templates={}),), "weights of its templates"),
+        ((SourceConfig(path="starter:noto", weight=1, templates={"pear": 1}),), "unknown template 'pear'"),
+        ((SourceConfig(path="starter:noto", weight=1, split="tset"),), "no row in split 'tset'"),
+        ((SourceConfig(path="starter:nto", weight=1),), "unknown starter source 'nto'"),
+        ((SourceConfig(path="no/such", weight=1),), "no Parquet data at no/such"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_refused(sources: tuple[SourceConfig, ...], match: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=match):
+        loader(DataConfig(sources=sources))
+
+
+def test_a_runs_own_template() -> None:
+    own = {"shout": Template(documents=("{media}{how}<assistant>{text!}<eos!>",), words={"how": ("loud!",)})}
+    source = SourceConfig(path="starter:noto", weight=1, templates={"shout": 1})
+    batch = loader(DataConfig(sources=(source,), templates=own, samples_per_step=4)).batch(0)
+    assert set(batch.tasks) == {"noto/shout"}
+    wrong = {"shout": Template(documents=("{media}{who}",))}
+    with pytest.raises(ValueError, match=r"slot {who} is unknown"):
+        loader(DataConfig(sources=(source,), templates=wrong))
+
+
+def test_threads_of_torch_survive_workers(data: tuple[str, str]) -> None:
+    """A forked worker must not leave the parent's compute in a bad state."""
+    torch.randn(64, 64) @ torch.randn(64, 64)
+    list(loader(mixture(*data, num_workers=2)).stream(0, 3))
+    assert torch.isfinite(torch.randn(512, 512) @ torch.randn(512, 512)).all()
