@@ -48,3 +48,13 @@ def test_epochs_and_seeds_differ_and_rows_are_mixed() -> None:
 def test_what_cannot_be_ordered_is_refused(sizes: list[int], window: int) -> None:
     with pytest.raises(ValueError, match=r"expected at least 1|no rows"):
         BlockShuffle(np.array(sizes, dtype=np.int64), seed=(0,), window=window)
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8, 16])
+def test_ranks_share_out_the_blocks(world_size: int) -> None:
+    """Not only the samples: nobody reads a row group of which it uses one row in sixteen."""
+    order = BlockShuffle(np.full(160, 64), seed=(0,), window=16)
+    read = [
+        {order.locate(visit)[0] for visit in range(rank, 160 * 64, world_size)} for rank in range(world_size)
+    ]
+    assert [len(blocks) for blocks in read] == [160 // world_size] * world_size

@@ -7,12 +7,15 @@ its weight's share to every batch; inside a source the order is a new permutatio
 
 import hashlib
 import logging
+import os
 import queue
 import signal
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -23,12 +26,14 @@ from sensorium.data.order import BlockShuffle
 from sensorium.data.reader import Reader
 from sensorium.data.sample import Arrays, OverBudgetError, decode_medium, sample_of_row
 from sensorium.data.templates import build_documents, find_template
-from sensorium.sequence.document import Document, Layout, layout
-from sensorium.sequence.packing import Batch, pack_layouts
+from sensorium.sequence.document import Document, num_positions
+from sensorium.sequence.packing import Batch, map_arrays, pack
 from sensorium.sequence.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 MAX_BAD_RATE = 0.05  # over this share of visits a run stops: the data, not a sample, is broken
+_LARGE_BYTES = 256 * 1024
+MAX_THREADS = 4
 LARGEST_OF = 64  # steps among which ``largest_first`` looks
 
 
@@ -56,10 +61,17 @@ class Samples:
     """
 
     documents: list[Document] = field(default_factory=list)
-    layouts: list[Layout] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
     over_budget: list[tuple[str, str]] = field(default_factory=list)
     num_visits: int = 0
+
+    def extend(self, other: "Samples") -> "Samples":
+        """Append those of another part of the step."""
+        self.documents += other.documents
+        self.bad += other.bad
+        self.over_budget += other.over_budget
+        self.num_visits += other.num_visits
+        return self
 
 
 class Loader:
@@ -70,7 +82,8 @@ class Loader:
         model: configuration of the model (patches and sizes of media).
         tokenizer: of the run.
         seed: of the order, the templates and the augmentation.
-        rank, world_size: this process takes every ``world_size``-th sample of a step, beginning with ``rank``.
+        rank, world_size: this process takes every ``world_size``-th sample of every source, so that ranks share out
+            the row groups too (as long as there are no more ranks than ``shuffle_blocks``).
 
     Raises:
         ValueError: a source has no row, a template is unknown, or the weights are not positive.
@@ -102,9 +115,12 @@ class Loader:
         self.num_visits = 0
         self._arrays = _ArrayCache(config.cache_mb * 2**20)
         self._largest: int | None = None
+        # Decoders let go of Python's lock: threads are enough for a run without workers.
+        self._num_threads = 1 if config.num_workers else min(MAX_THREADS, os.cpu_count() or 1)
+        self._pool: ThreadPoolExecutor | None = None
 
     def _open(self, config: SourceConfig) -> Source:
-        reader = Reader(config.path, config.split, max_blocks=self.config.shuffle_blocks + 8)
+        reader = Reader(config.path, config.split, max_blocks=self.config.shuffle_blocks + 2)
         if not reader.num_rows:
             raise ValueError(f"source {config.path!r} has no row in split {config.split!r}")
         weights = np.array(list(config.templates.values()), dtype=np.float64)
@@ -137,18 +153,24 @@ class Loader:
 
     def samples(self, step: int) -> Samples:
         """The documents of this rank's samples of a step; what cannot be used is noted and left out."""
+        mine = [v for v in self.visits(step) if sum(v) % self.world_size == self.rank]
+        if self._num_threads == 1:
+            return self._samples(mine)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
+        share = -(-len(mine) // self._num_threads)
+        parts = self._pool.map(self._samples, [mine[n : n + share] for n in range(0, len(mine), share)])
+        return reduce(Samples.extend, parts, Samples())
+
+    def _samples(self, visits: list[tuple[int, int]]) -> Samples:
         out = Samples()
-        for number, visit in self.visits(step)[self.rank :: self.world_size]:
+        for number, visit in visits:
             out.num_visits += 1
             source = self.sources[number]
             row = source.reader.row(*source.order.locate(visit))
             try:
                 documents = self._documents(number, visit, row)
-                layouts = [
-                    layout(d.segments, pad_id=self.tokenizer.pad, emb_id=self.tokenizer.emb)
-                    for d in documents
-                ]
-                longest = max(map(len, layouts))
+                longest = max(num_positions(d.segments) for d in documents)
                 if longest > self.config.row_length:
                     raise OverBudgetError(f"{longest} tokens, a row has {self.config.row_length}")
             except OverBudgetError as error:
@@ -157,12 +179,12 @@ class Loader:
                 out.bad.append((row["id"], str(error) or type(error).__name__))
             else:
                 out.documents += documents
-                out.layouts += layouts
         return out
 
     def _documents(self, number: int, visit: int, row: Mapping[str, Any]) -> list[Document]:
         source = self.sources[number]
-        rng = np.random.default_rng([self.seed, number, visit])
+        # Philox takes its key as it is; seeding the default generator costs as much as encoding the text.
+        rng = np.random.Generator(np.random.Philox(key=[self.seed << 16 | number, visit]))
         name, template = source.draw_template(rng)
 
         def decode(ordinal: int, kind: str, medium: Mapping[str, Any]) -> Arrays:
@@ -204,7 +226,7 @@ class Loader:
                 else f"step {step} has no sample for rank {self.rank}; raise samples_per_step to at least "
                 f"{self.world_size}"
             )
-        batch = pack_layouts(found.documents, found.layouts, self.model, row_length=self.config.row_length)
+        batch = pack(found.documents, self.tokenizer, self.model, row_length=self.config.row_length)
         batch.num_visits, batch.bad, batch.over_budget = found.num_visits, found.bad, found.over_budget
         return batch
 
@@ -286,19 +308,23 @@ class Loader:
             worker_init_fn=_start_worker,
             multiprocessing_context="spawn" if remote else None,
         )
-        yield from batches
+        for batch in batches:
+            yield map_arrays(batch, torch.from_numpy, np.ndarray)
 
     def _at(self, step: int) -> int:
         """Which step's samples come at ``step``: the largest of the first steps may change places with the first."""
         if not self.config.largest_first or step >= LARGEST_OF:
             return step
         if self._largest is None:
-            sizes = [sum(map(len, self.samples(other).layouts)) for other in range(LARGEST_OF)]
+            sizes = [
+                sum(num_positions(d.segments) for d in self.samples(other).documents)
+                for other in range(LARGEST_OF)
+            ]
             self._largest = int(np.argmax(sizes))
         return {0: self._largest, self._largest: 0}.get(step, step)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": _ArrayCache(self._arrays.max_bytes)}
+        return {**self.__dict__, "_pool": None}
 
 
 class _Batches(torch.utils.data.Dataset[Batch]):
@@ -308,7 +334,10 @@ class _Batches(torch.utils.data.Dataset[Batch]):
         self.loader = loader
 
     def __getitem__(self, step: int) -> Batch:
-        return self.loader.batch(step)
+        # A tensor travels between processes as a file of its own: only large ones are worth that.
+        return map_arrays(
+            self.loader.batch(step), lambda t: t if t.nbytes > _LARGE_BYTES else t.numpy(), torch.Tensor
+        )
 
 
 def _start_worker(number: int) -> None:
@@ -325,17 +354,24 @@ class _ArrayCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self._kept: OrderedDict[tuple[int, str, int], Arrays] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, str, int], make: Any) -> Arrays:
-        found = self._kept.get(key)
-        if found is not None:
-            self._kept.move_to_end(key)
-            return found
-        made: Arrays = make()
-        self._kept[key] = made
-        self.num_bytes += made.num_bytes
-        while self.num_bytes > self.max_bytes and self._kept:
-            self.num_bytes -= self._kept.popitem(last=False)[1].num_bytes
+    def __reduce__(self) -> Any:
+        return _ArrayCache, (self.max_bytes,)  # another process begins with nothing kept
+
+    def get(self, key: tuple[int, str, int], make: Callable[[], Arrays]) -> Arrays:
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+                return found
+        made = make()
+        with self._lock:
+            if key not in self._kept:
+                self.num_bytes += made.num_bytes
+            self._kept[key] = made
+            while self.num_bytes > self.max_bytes and self._kept:
+                self.num_bytes -= self._kept.popitem(last=False)[1].num_bytes
         return made
 
 

@@ -1,7 +1,9 @@
 """The order of samples as a pure function of (seed, epoch, index): nothing is stored, so resuming is instant.
 
-Blocks (row groups) are shuffled over the whole source, then rows are shuffled within windows of neighbouring
-blocks. Reading stays sequential enough for discs and object stores, and only one window is held at a time.
+Blocks (row groups) are shuffled over the whole source, and the rows of a window of neighbouring blocks are dealt out
+in turns: one row, drawn at random, of the first block, one of the second, and so on. Reading stays sequential enough
+for discs and object stores, only one window is held at a time, and a rank that takes every k-th sample meets only
+every k-th block, whatever the number of ranks is.
 """
 
 from functools import lru_cache
@@ -49,10 +51,12 @@ class BlockShuffle:
         """Block and row of every position in a window."""
         order, _ = self._epoch(epoch)
         blocks = order[window * self.window : (window + 1) * self.window]
-        sizes = self.block_sizes[blocks]
-        rows = np.concatenate([np.arange(size) for size in sizes])
-        mixed = np.random.default_rng([*self.seed, epoch, window + 1]).permutation(len(rows))
-        return np.repeat(blocks, sizes)[mixed], rows[mixed]
+        rng = np.random.default_rng([*self.seed, epoch, window + 1])
+        rows = [rng.permutation(size) for size in self.block_sizes[blocks]]
+        # Sorted by turn, then by block: the turn of a row is its place in its block's own permutation.
+        turns = np.concatenate([np.arange(len(mixed)) for mixed in rows])
+        dealt = np.argsort(turns, kind="stable")
+        return np.repeat(blocks, self.block_sizes[blocks])[dealt], np.concatenate(rows)[dealt]
 
     def __getstate__(self) -> dict[str, object]:
         return {"block_sizes": self.block_sizes, "seed": self.seed, "window": self.window}

@@ -32,6 +32,17 @@ class Block:
     rows: tuple[int, ...] | None = None
 
 
+def _used_columns(group: pq.RowGroupMetaData) -> list[str]:
+    """Names of the columns of a row group that hold anything: most samples use few of the schema's."""
+    used: dict[str, None] = {}
+    for number in range(group.num_columns):
+        column = group.column(number)
+        counts = column.statistics
+        if counts is None or not counts.has_null_count or counts.null_count < column.num_values:
+            used[column.path_in_schema.partition(".")[0]] = None
+    return list(used)
+
+
 class Reader:
     """Blocks of rows of one split.
 
@@ -79,15 +90,21 @@ class Reader:
     def _read(self, number: int) -> list[dict[str, Any]]:
         block = self.blocks[number]
         try:
-            table = self._file(block.file).read_row_group(block.row_group)
+            parquet = self._file(block.file)
+            used = _used_columns(parquet.metadata.row_group(block.row_group))
+            table = parquet.read_row_group(block.row_group, columns=used)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{block.file}: row group {block.row_group} cannot be read ({error})") from error
         if block.rows is not None:
             table = table.take(list(block.rows))
-        rows: list[dict[str, Any]] = conform(table, SAMPLE_SCHEMA, block.file).to_pylist(
-            maps_as_pydicts="strict"
-        )
-        return rows
+        present = pa.schema([SAMPLE_SCHEMA.field(name) for name in used if name in SAMPLE_SCHEMA.names])
+        table = conform(table, present, block.file)
+        columns = [table[name].to_pylist(maps_as_pydicts="strict") for name in present.names]
+        empty: dict[str, Any] = dict.fromkeys(SAMPLE_SCHEMA.names)
+        return [
+            {**empty, **dict(zip(present.names, values, strict=True))}
+            for values in zip(*columns, strict=True)
+        ]
 
     def row(self, block: int, index: int) -> dict[str, Any]:
         """One row."""

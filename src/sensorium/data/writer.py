@@ -28,6 +28,22 @@ REJECTED_NAME = "rejected.jsonl"
 SHARD_BYTES = 256 * 2**20
 # Every row group costs some kilobytes in the file's footer, which is read whole: rows without media reach this first.
 SHARD_ROWS = 65_536
+# A reader holds a window of row groups: this bounds its memory where media are large.
+ROW_GROUP_BYTES = 8 * 2**20
+
+
+def _leaves(name: str, kind: pa.DataType) -> list[str]:
+    """Paths of the Parquet columns of a field."""
+    if pa.types.is_struct(kind):
+        return [leaf for field in kind for leaf in _leaves(f"{name}.{field.name}", field.type)]
+    if pa.types.is_map(kind):
+        return [f"{name}.key_value.key", f"{name}.key_value.value"]
+    if pa.types.is_list(kind):
+        return _leaves(f"{name}.list.element", kind.value_type)
+    return [name]
+
+
+LEAVES = [leaf for field in SAMPLE_SCHEMA for leaf in _leaves(field.name, field.type)]
 
 
 class ShardWriter:
@@ -190,9 +206,11 @@ class _Shard:
         self._writer = pq.ParquetWriter(
             self._file,
             SAMPLE_SCHEMA,
-            compression="zstd",
+            # Media are compressed already.
+            compression={leaf: "none" if leaf.endswith(".bytes") else "zstd" for leaf in LEAVES},
             use_dictionary=[f.name for f in SAMPLE_SCHEMA if f.type == pa.string() and f.name != "id"],
-            write_statistics=[f.name for f in SAMPLE_SCHEMA if f.type == pa.string()],
+            # The number of nulls lets a reader pass over what a row group does not use.
+            write_statistics=[leaf for leaf in LEAVES if not leaf.endswith(".bytes")],
         )
 
     @property
@@ -205,7 +223,7 @@ class _Shard:
         self.last = ordinal
         self.sources[row["source"]] += 1
         self._buffered += _media_bytes(row)
-        if len(self.rows) == ROW_GROUP_SIZE:
+        if len(self.rows) == ROW_GROUP_SIZE or self._buffered >= ROW_GROUP_BYTES:
             self._flush()
 
     def finish(self) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from sensorium.media.modality import get_modality
 from sensorium.model.flow import to_clean, velocity
 from sensorium.model.kv_cache import KVCache
 from sensorium.model.sensorium import Sensorium
-from sensorium.sequence.document import Document, Segment, TextSegment, layout
+from sensorium.sequence.document import Document, Segment, TextSegment, num_positions
 from sensorium.sequence.mask import attention_mask
-from sensorium.sequence.packing import Batch, MediaBatch, pack_layouts
+from sensorium.sequence.packing import Batch, MediaBatch, pack
 from sensorium.sequence.tokenizer import Tokenizer
 
 
@@ -92,15 +92,18 @@ class Engine:
         return self.model.latents(hidden.flatten(0, 1)[batch.emb_D])
 
     def _batch(self, prompts: Sequence[Sequence[Segment]]) -> Batch:
-        layouts = [layout(p, pad_id=self.tokenizer.pad, emb_id=self.tokenizer.emb) for p in prompts]
-        longest = max(len(item) for item in layouts)
+        longest = max(num_positions(p) for p in prompts)
         limit = self.model.config.max_position
         if longest > limit:
             raise ValueError(
                 f"the prompt has {longest} tokens and the model takes {limit}; shorten it or send less media"
             )
-        return pack_layouts(
-            [Document(p) for p in prompts], layouts, self.model.config, row_length=longest, one_per_row=True
+        return pack(
+            [Document(p) for p in prompts],
+            self.tokenizer,
+            self.model.config,
+            row_length=longest,
+            one_per_row=True,
         )
 
     @torch.inference_mode()

@@ -65,23 +65,79 @@ class Document:
 
 
 @dataclass
-class Layout:
-    """Flat arrays of one document of T positions, and its media in order of their first position."""
+class Canvas:
+    """Flat arrays of N positions that documents are laid out on. Empty ones are padding."""
 
-    token_ids_T: np.ndarray
-    labels_T: np.ndarray
-    positions_T3: np.ndarray
-    block_id_T: np.ndarray
-    is_noisy_T: np.ndarray
-    media: list[tuple[int, MediaSegment]] = field(default_factory=list)
-    emb: list[tuple[int, str]] = field(default_factory=list)
+    token_ids_N: np.ndarray
+    labels_N: np.ndarray
+    positions_N3: np.ndarray
+    block_id_N: np.ndarray
+    is_noisy_N: np.ndarray
+
+    @classmethod
+    def empty(cls, length: int, pad_id: int) -> "Canvas":
+        """All padding."""
+        return cls(
+            token_ids_N=np.full(length, pad_id, np.int64),
+            labels_N=np.full(length, IGNORE, np.int64),
+            positions_N3=np.zeros((length, 3), np.int64),
+            block_id_N=np.full(length, -1, np.int64),
+            is_noisy_N=np.zeros(length, bool),
+        )
+
+
+@dataclass
+class Layout:
+    """Where one document of T positions lies on a canvas, and its media in order of their first position."""
+
+    canvas: Canvas
+    start: int
+    length: int
+    media: list[tuple[int, MediaSegment]] = field(default_factory=list)  # (position on the canvas, medium)
+    emb: list[tuple[int, str]] = field(default_factory=list)  # (position on the canvas, side)
     end_position: int = 0
 
     def __len__(self) -> int:
-        return len(self.token_ids_T)
+        return self.length
+
+    def _own(self, values: np.ndarray) -> np.ndarray:
+        return values[self.start : self.start + self.length]
+
+    @property
+    def token_ids_T(self) -> np.ndarray:
+        """Ids; padding's where media stand."""
+        return self._own(self.canvas.token_ids_N)
+
+    @property
+    def labels_T(self) -> np.ndarray:
+        """What each position predicts, or IGNORE."""
+        return self._own(self.canvas.labels_N)
+
+    @property
+    def positions_T3(self) -> np.ndarray:
+        """Time, height and width."""
+        return self._own(self.canvas.positions_N3)
+
+    @property
+    def block_id_T(self) -> np.ndarray:
+        """Number of the media block within the document, -1 on text."""
+        return self._own(self.canvas.block_id_N)
+
+    @property
+    def is_noisy_T(self) -> np.ndarray:
+        """Whether the position belongs to a block that is being generated."""
+        return self._own(self.canvas.is_noisy_N)
 
 
-def layout(segments: Sequence[Segment], *, pad_id: int, emb_id: int, start_position: int = 0) -> Layout:
+def layout(
+    segments: Sequence[Segment],
+    *,
+    pad_id: int,
+    emb_id: int,
+    start_position: int = 0,
+    canvas: Canvas | None = None,
+    start: int = 0,
+) -> Layout:
     """Lay segments out.
 
     Args:
@@ -89,23 +145,18 @@ def layout(segments: Sequence[Segment], *, pad_id: int, emb_id: int, start_posit
         pad_id: the id that stands at media positions (its embedding is replaced by features).
         emb_id: the id of ``<emb>``.
         start_position: of the first token on all three axes.
+        canvas: what is written on, from ``start`` on; a new one by default.
 
     Returns:
         Labels are aligned with the position that predicts them: ``labels[i]`` is the token at ``i + 1``.
         After a generated block the clean copy predicts, never the noisy block itself.
     """
-    length = sum(_length(segment, index + 1 < len(segments)) for index, segment in enumerate(segments))
+    length = num_positions(segments)
     if not length:
         raise ValueError("the document is empty; give at least one token or medium")
-    out = Layout(
-        token_ids_T=np.full(length, pad_id, np.int64),
-        labels_T=np.full(length, IGNORE, np.int64),
-        positions_T3=np.empty((length, 3), np.int64),
-        block_id_T=np.full(length, -1, np.int64),
-        is_noisy_T=np.zeros(length, bool),
-    )
-    target_T = np.full(length, IGNORE, np.int64)  # the token itself where it is supervised
-    position, at, block = start_position, 0, 0
+    canvas = canvas or Canvas.empty(length, pad_id)
+    out = Layout(canvas, start, length)
+    position, at, block = start_position, start, 0
     for index, segment in enumerate(segments):
         if isinstance(segment, MediaSegment):
             offsets = block_offsets(segment.modality, segment.grid)
@@ -115,30 +166,48 @@ def layout(segments: Sequence[Segment], *, pad_id: int, emb_id: int, start_posit
             for copy in copies:
                 span = slice(at, at + len(offsets))
                 out.media.append((at, copy))
-                out.positions_T3[span] = offsets + position
-                out.block_id_T[span] = block
-                out.is_noisy_T[span] = copy.noisy
+                canvas.positions_N3[span] = offsets + position
+                canvas.block_id_N[span] = block
+                canvas.is_noisy_N[span] = copy.noisy
                 block += 1
                 at = span.stop
-            position += int(offsets.max()) + 1
+            position += _extent(segment.modality, segment.grid)
             continue
         if isinstance(segment, EmbSegment):
             out.emb.append((at, segment.side))
             token_ids: Sequence[int] = (emb_id,)
         else:
             token_ids = segment.token_ids
-        span = slice(at, at + len(token_ids))
-        out.token_ids_T[span] = token_ids
+        num_tokens = len(token_ids)
+        canvas.token_ids_N[at : at + num_tokens] = token_ids
         if isinstance(segment, TextSegment) and segment.supervised:
-            target_T[span] = token_ids
-        out.positions_T3[span] = np.arange(position, position + len(token_ids))[:, None]
-        position += len(token_ids)
-        at = span.stop
-    out.labels_T[:-1] = target_T[1:]
-    # The last position of a noisy block must not predict: the clean copy stands right behind it.
-    out.labels_T[out.is_noisy_T] = IGNORE
+            # Nothing stands before the first token of a document to predict it.
+            first = at == start
+            canvas.labels_N[at - 1 + first : at + num_tokens - 1] = token_ids[first:]
+        canvas.positions_N3[at : at + num_tokens] = _counting(num_tokens) + position
+        position += num_tokens
+        at += num_tokens
     out.end_position = position
     return out
+
+
+def num_positions(segments: Sequence[Segment]) -> int:
+    """How many positions a document takes in a row."""
+    return sum(_length(segment, index + 1 < len(segments)) for index, segment in enumerate(segments))
+
+
+@lru_cache(maxsize=1024)
+def _counting(num_tokens: int) -> np.ndarray:
+    """0, 1, 2, ... on all three axes."""
+    values = np.repeat(np.arange(num_tokens, dtype=np.int64)[:, None], 3, axis=1)
+    values.setflags(write=False)
+    return values
+
+
+@lru_cache(maxsize=4096)
+def _extent(modality: str, grid: Grid) -> int:
+    """How far a block moves the position on."""
+    return int(block_offsets(modality, grid).max()) + 1
 
 
 @lru_cache(maxsize=4096)

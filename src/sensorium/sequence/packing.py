@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sensorium.config import ModelConfig
-from sensorium.sequence.document import IGNORE, Document, Layout, MediaSegment, layout
+from sensorium.sequence.document import Canvas, Document, Layout, MediaSegment, layout, num_positions
 from sensorium.sequence.tokenizer import Tokenizer
 
 
@@ -77,17 +77,18 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """A copy on another device."""
-        return _map_tensors(self, lambda t: t.to(device, non_blocking=True))
+        return map_arrays(self, lambda t: t.to(device, non_blocking=True), Tensor)
 
 
-def _map_tensors(value: Any, fn: Any) -> Any:
-    if isinstance(value, Tensor):
+def map_arrays(value: Any, fn: Any, kind: type) -> Any:
+    """A copy of a batch with every array of a kind replaced by ``fn`` of it."""
+    if isinstance(value, kind):
         return fn(value)
     if isinstance(value, dict):
-        return {key: _map_tensors(item, fn) for key, item in value.items()}
+        return {key: map_arrays(item, fn, kind) for key, item in value.items()}
     if is_dataclass(value):
-        kind: Any = type(value)
-        return kind(**{f.name: _map_tensors(getattr(value, f.name), fn) for f in fields(value)})
+        own: Any = type(value)
+        return own(**{f.name: map_arrays(getattr(value, f.name), fn, kind) for f in fields(value)})
     return value
 
 
@@ -117,70 +118,58 @@ def assign_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 
 
 def pack(
-    documents: Sequence[Document], tokenizer: Tokenizer, config: ModelConfig, *, row_length: int
-) -> Batch:
-    """Pack documents into rows of ``row_length`` positions.
-
-    Raises:
-        ValueError: a document is longer than a row.
-    """
-    layouts = [layout(d.segments, pad_id=tokenizer.pad, emb_id=tokenizer.emb) for d in documents]
-    return pack_layouts(documents, layouts, config, row_length=row_length)
-
-
-def pack_layouts(
     documents: Sequence[Document],
-    layouts: Sequence[Layout],
+    tokenizer: Tokenizer,
     config: ModelConfig,
     *,
     row_length: int,
     one_per_row: bool = False,
 ) -> Batch:
-    """Pack documents that are laid out already. ``one_per_row`` gives document i row i (for generation)."""
-    if not layouts:
-        raise ValueError("there are no documents to pack; give at least one")
-    lengths = [len(x) for x in layouts]
-    rows = [[i] for i in range(len(layouts))] if one_per_row else assign_rows(lengths, row_length)
-    B, T = len(rows), row_length
-    token_ids = np.zeros((B, T), np.int64)
-    labels = np.full((B, T), IGNORE, np.int64)
-    positions = np.zeros((B, T, 3), np.int64)
-    doc_id = np.full((B, T), -1, np.int64)
-    block_id = np.full((B, T), -1, np.int64)
-    is_noisy = np.zeros((B, T), bool)
-    start = np.zeros(len(layouts), np.int64)  # flat position of each document
-    for row, members in enumerate(rows):
-        at = 0
-        for index in members:
-            item = layouts[index]
-            span = slice(at, at + len(item))
-            token_ids[row, span] = item.token_ids_T
-            labels[row, span] = item.labels_T
-            positions[row, span] = item.positions_T3
-            doc_id[row, span] = index
-            block_id[row, span] = item.block_id_T
-            is_noisy[row, span] = item.is_noisy_T
-            start[index] = row * T + at
-            at += len(item)
+    """Pack documents into rows of ``row_length`` positions.
 
-    media = [(int(start[i]) + at, segment) for i, item in enumerate(layouts) for at, segment in item.media]
-    emb_a, emb_b, positives = _pairs(documents, layouts, start)
+    Args:
+        one_per_row: document i gets row i (for generation).
+
+    Raises:
+        ValueError: a document is longer than a row, there is none, or one has a medium that the model lacks.
+    """
+    if not documents:
+        raise ValueError("there are no documents to pack; give at least one")
+    lengths = [num_positions(d.segments) for d in documents]
+    rows = [[i] for i in range(len(documents))] if one_per_row else assign_rows(lengths, row_length)
+    B, T = len(rows), row_length
+    canvas = Canvas.empty(B * T, tokenizer.pad)
+    doc_id = np.full(B * T, -1, np.int64)
+    placed: dict[int, Layout] = {}
+    for row, members in enumerate(rows):
+        at = row * T
+        for index in members:
+            placed[index] = layout(
+                documents[index].segments,
+                pad_id=tokenizer.pad,
+                emb_id=tokenizer.emb,
+                canvas=canvas,
+                start=at,
+            )
+            doc_id[at : at + lengths[index]] = index
+            at += lengths[index]
+    layouts = [placed[index] for index in range(len(documents))]
+    media = [item for placed in layouts for item in placed.media]
+    emb_a, emb_b, positives = _pairs(documents, layouts)
     return Batch(
-        token_ids_BT=torch.from_numpy(token_ids),
-        labels_BT=torch.from_numpy(labels),
-        positions_BT3=torch.from_numpy(positions),
-        doc_id_BT=torch.from_numpy(doc_id),
-        block_id_BT=torch.from_numpy(block_id),
-        is_noisy_BT=torch.from_numpy(is_noisy),
+        token_ids_BT=torch.from_numpy(canvas.token_ids_N.reshape(B, T)),
+        labels_BT=torch.from_numpy(canvas.labels_N.reshape(B, T)),
+        positions_BT3=torch.from_numpy(canvas.positions_N3.reshape(B, T, 3)),
+        doc_id_BT=torch.from_numpy(doc_id.reshape(B, T)),
+        block_id_BT=torch.from_numpy(canvas.block_id_N.reshape(B, T)),
+        is_noisy_BT=torch.from_numpy(canvas.is_noisy_N.reshape(B, T)),
         context=_media_batches([m for m in media if not m[1].noisy], config),
         targets=_media_batches([m for m in media if m[1].noisy], config),
         emb_a_M=torch.tensor(emb_a, dtype=torch.int64),
         emb_b_M=torch.tensor(emb_b, dtype=torch.int64),
         positives_MM=positives,
-        emb_D=torch.tensor(
-            [int(s) + x.emb[-1][0] if x.emb else -1 for s, x in zip(start, layouts, strict=True)]
-        ),
-        last_D=torch.from_numpy(start + np.array(lengths) - 1),
+        emb_D=torch.tensor([x.emb[-1][0] if x.emb else -1 for x in layouts]),
+        last_D=torch.tensor([x.start + x.length - 1 for x in layouts]),
         end_position_D=torch.tensor([x.end_position for x in layouts]),
         sample_ids=[d.sample_id for d in documents],
         tasks=[d.task for d in documents],
@@ -222,16 +211,14 @@ def _media_batches(media: Sequence[tuple[int, MediaSegment]], config: ModelConfi
     return out
 
 
-def _pairs(
-    documents: Sequence[Document], layouts: Sequence[Layout], start: np.ndarray
-) -> tuple[list[int], list[int], Tensor]:
+def _pairs(documents: Sequence[Document], layouts: Sequence[Layout]) -> tuple[list[int], list[int], Tensor]:
     """Flat positions of both sides of each complete pair, and which pairs are positives of each other."""
     sides: dict[str, dict[str, int]] = {}
     groups: dict[str, set[str]] = {}
-    for document, item, at in zip(documents, layouts, start, strict=True):
-        for offset, side in item.emb:
+    for document, item in zip(documents, layouts, strict=True):
+        for at, side in item.emb:
             if side and document.pair_key:
-                sides.setdefault(document.pair_key, {})[side] = int(at) + offset
+                sides.setdefault(document.pair_key, {})[side] = at
                 groups.setdefault(document.pair_key, set()).update(document.group_keys)
     keys = [key for key, found in sides.items() if len(found) == 2]
     group_ids: dict[str, int] = {}

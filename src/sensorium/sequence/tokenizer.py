@@ -7,6 +7,7 @@ size tokens ``<0>`` .. ``<255>`` that say how large a generated medium is, then 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -28,6 +29,7 @@ class Tokenizer:
 
     def __init__(self, backend: HfTokenizer) -> None:
         self.backend = backend
+        self._encoded = lru_cache(maxsize=16_384)(self._encode)  # names and instructions come again and again
         self.pad, self.eos, self.user, self.assistant, self.emb, self.wait = (self.id_of(t) for t in CONTROL)
         self.size_base = self.id_of("<0>")
 
@@ -57,7 +59,16 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Text -> ids. Control tokens written out in the text stay plain text: nobody can inject one."""
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        return list(self._encoded(text))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["backend"])  # type: ignore[misc]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Ids -> text; control tokens are left out and broken UTF-8 becomes the replacement character."""
