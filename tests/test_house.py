@@ -19,8 +19,9 @@ MAX_LINES = 450
 # Each room stands directly on these, and may import whatever they stand on.
 STANDS_ON: dict[str, tuple[str, ...]] = {
     "config": (),
+    "interrupt": (),
     "recipes": ("config",),
-    "media": ("config",),
+    "media": ("config", "interrupt"),
     "sequence": ("media",),
     "data": ("sequence",),
     "starter": ("data",),

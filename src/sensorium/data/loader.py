@@ -25,6 +25,7 @@ from sensorium.config import DataConfig, ModelConfig, SourceConfig, Template
 from sensorium.data.order import BlockShuffle
 from sensorium.data.reader import Reader
 from sensorium.data.sample import Arrays, OverBudgetError, decode_medium, sample_of_row
+from sensorium.data.schema import check_row
 from sensorium.data.templates import build_documents, find_template
 from sensorium.sequence.document import Document, num_positions
 from sensorium.sequence.packing import Batch, map_arrays, pack
@@ -169,13 +170,14 @@ class Loader:
             source = self.sources[number]
             row = source.reader.row(*source.order.locate(visit))
             try:
+                check_row(row)
                 documents = self._documents(number, visit, row)
                 longest = max(num_positions(d.segments) for d in documents)
                 if longest > self.config.row_length:
                     raise OverBudgetError(f"{longest} tokens, a row has {self.config.row_length}")
             except OverBudgetError as error:
                 out.over_budget.append((row["id"], str(error)))
-            except (ValueError, KeyError, TypeError) as error:  # MediaError is a ValueError
+            except ValueError as error:  # MediaError is one too
                 out.bad.append((row["id"], str(error) or type(error).__name__))
             else:
                 out.documents += documents

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sensorium.data.schema import SAMPLE_SCHEMA
-from sensorium.data.shards import MANIFEST_NAME, conform
+from sensorium.data.shards import MANIFEST_NAME, conform, rows_of_table
 from sensorium.starter import starter_sources
 
 _MAX_OPEN_FILES = 8
@@ -97,14 +97,17 @@ class Reader:
             raise ValueError(f"{block.file}: row group {block.row_group} cannot be read ({error})") from error
         if block.rows is not None:
             table = table.take(list(block.rows))
-        present = pa.schema([SAMPLE_SCHEMA.field(name) for name in used if name in SAMPLE_SCHEMA.names])
+        # A null id is a problem of one row, not of the file.
+        present = pa.schema(
+            [SAMPLE_SCHEMA.field(name).with_nullable(True) for name in used if name in SAMPLE_SCHEMA.names]
+        )
         table = conform(table, present, block.file)
-        columns = [table[name].to_pylist(maps_as_pydicts="strict") for name in present.names]
         empty: dict[str, Any] = dict.fromkeys(SAMPLE_SCHEMA.names)
-        return [
-            {**empty, **dict(zip(present.names, values, strict=True))}
-            for values in zip(*columns, strict=True)
-        ]
+        rows = [{**empty, **row} for row, _ in rows_of_table(table)]
+        for number, row in enumerate(rows):
+            if not isinstance(row["id"], str):  # a name for what cannot be used
+                row["id"] = f"{block.file}: row {number} of row group {block.row_group}"
+        return rows
 
     def row(self, block: int, index: int) -> dict[str, Any]:
         """One row."""

@@ -53,6 +53,10 @@ ROLES = ("system", "user", "assistant")
 # The list column that holds the media of a placeholder part.
 MEDIA_LISTS = {"image": "images", "audio": "audios", "video": "videos"}
 PART_TYPES = ("text", *MEDIA_LISTS)
+_COLUMNS = frozenset(SAMPLE_SCHEMA.names)
+_STATED = tuple(field.name for field in SAMPLE_SCHEMA if not field.nullable)
+_STRINGS = tuple(field.name for field in SAMPLE_SCHEMA if field.type == pa.string())
+_MAPS = tuple(field.name for field in SAMPLE_SCHEMA if pa.types.is_map(field.type))
 
 
 def medium(data: bytes, path: str) -> dict[str, Any]:
@@ -79,12 +83,28 @@ def check_row(row: Mapping[str, Any]) -> None:
             used, a medium is empty, or placeholders and media differ in number.
     """
     name = f"sample {row.get('id')!r}"
-    unknown = sorted(set(row) - set(SAMPLE_SCHEMA.names))
+    unknown = row.keys() - _COLUMNS
     if unknown:
-        raise ValueError(f"{name}: unknown column {unknown[0]!r}; the columns are {SAMPLE_SCHEMA.names}")
-    for column in ("id", "split", "source", "license", "attribution"):
+        raise ValueError(f"{name}: unknown column {min(unknown)!r}; the columns are {SAMPLE_SCHEMA.names}")
+    for column in _STATED:
         if not row.get(column):
             raise ValueError(f"{name}: column {column!r} is empty; every sample must state it")
+    for column in _STRINGS:
+        if not isinstance(row.get(column) or "", str):
+            raise ValueError(f"{name}: column {column!r} is not UTF-8; encode it again")
+    for column in _MAPS:
+        if not isinstance(row.get(column) or {}, Mapping):
+            raise ValueError(f"{name}: {column!r} holds a key twice; keep one")
+    try:
+        _check_values(row, name)
+    except (TypeError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{name}: a null or another type where the messages, their parts or the segments need a value "
+            f"({error}); fill it in or drop it"
+        ) from error
+
+
+def _check_values(row: Mapping[str, Any], name: str) -> None:
     if row["split"] not in SPLITS:
         raise ValueError(f"{name}: split {row['split']!r} is not one of {SPLITS}; take it from split_of")
     short = any(row.get(column) is not None for column in ("text", *MEDIA_LISTS))
@@ -120,6 +140,8 @@ def _check_messages(row: Mapping[str, Any], name: str) -> None:
     for turn in row["messages"]:
         if turn["role"] not in ROLES:
             raise ValueError(f"{name}: role {turn['role']!r} is not one of {ROLES}")
+        if not turn["content"]:
+            raise ValueError(f"{name}: a message of the {turn['role']} has no part; drop it or give its text")
         parts.extend(turn["content"])
     if not parts:
         raise ValueError(f"{name}: the messages hold no part; give at least one text or medium")
@@ -137,6 +159,8 @@ def _check_messages(row: Mapping[str, Any], name: str) -> None:
                 "give one medium for each placeholder, in order"
             )
         for index, value in enumerate(media):
+            if value is None:
+                raise ValueError(f"{name}: {column} holds a null; give every medium's bytes")
             _check_medium(value, f"{name}: {column}[{index}]")
 
 

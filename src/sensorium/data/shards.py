@@ -100,6 +100,25 @@ def conform(table: pa.Table, wanted: pa.Schema, name: str) -> pa.Table:
         ) from error
 
 
+def rows_of_table(table: pa.Table) -> list[tuple[dict[str, Any], list[str]]]:
+    """Every row as plain values, with what could not be read of it; such a cell is missing in the row."""
+    try:
+        return [(row, []) for row in table.to_pylist(maps_as_pydicts="strict")]
+    except (ValueError, KeyError):  # text that is not UTF-8, a map with a key twice
+        return [_cells_of(table, index) for index in range(table.num_rows)]
+
+
+def _cells_of(table: pa.Table, index: int) -> tuple[dict[str, Any], list[str]]:
+    row, problems = {}, []
+    for name in table.column_names:
+        try:
+            row[name] = table[name][index].as_py(maps_as_pydicts="strict")
+        except (ValueError, KeyError) as error:
+            what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else "cannot be read"
+            problems.append(f"column {name!r} {what} ({' '.join(str(error).split())[:200]})")
+    return row, problems
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as hex digits."""
     digest = sha256()

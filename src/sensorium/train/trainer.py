@@ -4,11 +4,9 @@ Everything random is a function of (seed, step), so that resuming needs no gener
 """
 
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 
 from sensorium.config import RunConfig, TrainConfig
 from sensorium.data.loader import Loader
+from sensorium.interrupt import first_interrupt
 from sensorium.losses import Loss, compute_losses
 from sensorium.model.flow import draw_noise
 from sensorium.model.sensorium import Sensorium
@@ -39,30 +38,6 @@ def total_loss(losses: dict[str, Loss], config: TrainConfig) -> tuple[torch.Tens
         + config.z_loss * means["z"]
     )
     return total, means
-
-
-@contextmanager
-def first_interrupt() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one raises ``KeyboardInterrupt`` as usual.
-
-    An exception raised by the signal itself can land where Python swallows it (a finaliser, a callback of a
-    library); an event cannot. Outside the main thread, where signals cannot be handled, nothing is changed.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    usual = signal.getsignal(signal.SIGINT)
-
-    def remember(number: int, frame: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, usual)
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 class Trainer:
