@@ -1,5 +1,6 @@
 """The stream: the same samples at any number of workers and ranks, killed and resumed; nothing bad stops it."""
 
+import gc
 import json
 import os
 import signal
@@ -17,8 +18,11 @@ from hypothesis import strategies as st
 
 from sensorium import recipes
 from sensorium.config import DataConfig, SourceConfig, Template
+from sensorium.data import loader as loader_module
+from sensorium.data.findings import KINDS
 from sensorium.data.loader import LARGEST_OF, Loader
 from sensorium.sequence.packing import Batch
+from tests.data.bad_samples import bad_rows, expected_kinds, good_row, write_raw
 from tests.data.corpus import loader, mixture, write_pictures, write_texts
 
 NUM_STEPS = 30
@@ -257,3 +261,68 @@ def test_threads_of_torch_survive_workers(data: tuple[str, str]) -> None:
     torch.randn(64, 64) @ torch.randn(64, 64)
     list(loader(mixture(*data, num_workers=2)).stream(0, 3))
     assert torch.isfinite(torch.randn(512, 512) @ torch.randn(512, 512)).all()
+
+
+BAD_KINDS = {name: kind for name, kind in expected_kinds().items() if KINDS[kind].severity == "error"}
+# Rows of no split are never read.
+UNSEEN = ("split_unknown", "split_null")
+WITHOUT_ID = ("id_empty", "id_null", "id_not_utf8")
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every kind of broken row among good ones."""
+    folder = tmp_path_factory.mktemp("spoiled")
+    rows = bad_rows()
+    good = [good_row(f"good/{n}", text=f"number {n}") for n in range(3 * len(BAD_KINDS))]
+    write_raw(folder / "bad.parquet", [*good, *(rows[name] for name in BAD_KINDS)])
+    return folder
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_every_kind_of_bad_sample_is_counted_and_stops_nothing(
+    spoiled: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    monkeypatch.setattr(loader_module, "MAX_BAD_RATE", 1.0)
+    source = SourceConfig(path=str(spoiled), weight=1, templates={"text": 1})
+    config = DataConfig(sources=(source,), samples_per_step=32, num_workers=num_workers, row_length=512)
+    found = loader(config)
+    num_steps = 1 + found.sources[0].reader.num_rows // 32
+    reasons: dict[str, str] = {}
+    for _, batch in found.stream(0, num_steps):
+        assert not any(i.startswith("bad/") for i in batch.sample_ids)
+        reasons |= dict(batch.bad) | dict(batch.over_budget)
+    named = {name.removeprefix("bad/") for name in reasons if name.startswith("bad/")}
+    assert set(BAD_KINDS) - named == {*WITHOUT_ID, *UNSEEN}
+    assert len(named) >= 100
+    # Those without an id are named by their place.
+    assert {
+        "" if not name else name.rpartition(": ")[2][:4]
+        for name in reasons.keys() - {f"bad/{n}" for n in named}
+    } == {"", "row "}
+    assert all(len(reason) > 10 and "\n" not in reason for reason in reasons.values())
+    assert set(found.bad) | set(found.over_budget) == set(reasons)
+
+
+def test_an_error_in_a_worker_is_one_sentence(spoiled: Path) -> None:
+    source = SourceConfig(path=str(spoiled), weight=1, templates={"text": 1})
+    found = loader(DataConfig(sources=(source,), samples_per_step=8, num_workers=1, row_length=1))
+    with pytest.raises(ValueError, match=r"^none of the 8 samples of step 0 can be used.*$"):
+        next(found.stream(0, 2))
+
+
+def test_bad_samples_leave_nothing_in_memory(spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = SourceConfig(path=str(spoiled), weight=1, templates={"text": 1})
+    found = loader(DataConfig(sources=(source,), samples_per_step=64, cache_mb=8, row_length=512))
+    steps = 1 + found.sources[0].reader.num_rows // 64
+
+    def used_mb() -> float:
+        for step in range(steps):
+            found.samples(step)
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    used_mb()
+    before = used_mb()
+    assert max(used_mb() for _ in range(6)) - before < 24

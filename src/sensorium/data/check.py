@@ -15,6 +15,7 @@ from sensorium.data.check_between import Seen
 from sensorium.data.check_media import Budgets, MediumFacts, examine, reason_of
 from sensorium.data.findings import CheckResult, Finding
 from sensorium.data.fingerprints import digest64, look_hasher
+from sensorium.data.language import language_detector
 from sensorium.data.sample import OverBudgetError
 from sensorium.data.scan import (
     Rows,
@@ -219,21 +220,6 @@ class _Checker:
                 measure=measure,
             )
         )
-
-
-def language_detector() -> Callable[[str], tuple[str, float]] | None:
-    """text -> (language, confidence from 0 to 1) by the library `py3langid`; None where it is not installed."""
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError:
-        return None
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-    def detect(text: str) -> tuple[str, float]:
-        language, confidence = identifier.classify(text)
-        return str(language), float(confidence)
-
-    return detect
 
 
 def _shortened(text: str) -> str:

@@ -22,7 +22,7 @@ _MAX_NEIGHBOURS = 256
 _COLOUR_SHIFTS = np.arange(0, 60, 5, dtype=np.uint64)
 # Of 32 levels. Measured on 510 emoji: JPEG at quality 50 and scaling by 2 stay within 1 (and within 3 bits of hash
 # in 92% and 99%); at 2, six times as many different small shapes of easy-VQA would count as alike.
-_COLOUR_DISTANCE = 1
+COLOUR_DISTANCE = 1
 _BITS = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
 
 
@@ -89,7 +89,7 @@ def near_pairs(hashes: np.ndarray, colours: np.ndarray, distance: int) -> np.nda
                 break
             a, b = order[same], order[same + step]
             near = bits_between(looks[a, 0], looks[b, 0]) <= distance
-            near &= np.abs(levels[a] - levels[b]).max(axis=1) <= _COLOUR_DISTANCE
+            near &= np.abs(levels[a] - levels[b]).max(axis=1) <= COLOUR_DISTANCE
             found.append(np.stack([first[a[near]], first[b[near]]], axis=1))
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 

@@ -170,6 +170,8 @@ class Loader:
             source = self.sources[number]
             row = source.reader.row(*source.order.locate(visit))
             try:
+                if "problems" in row:
+                    raise ValueError("; ".join(row["problems"]))
                 check_row(row)
                 documents = self._documents(number, visit, row)
                 longest = max(num_positions(d.segments) for d in documents)
@@ -311,6 +313,8 @@ class Loader:
             multiprocessing_context="spawn" if remote else None,
         )
         for batch in batches:
+            if isinstance(batch, ValueError):
+                raise batch
             yield map_arrays(batch, torch.from_numpy, np.ndarray)
 
     def _at(self, step: int) -> int:
@@ -329,17 +333,19 @@ class Loader:
         return {**self.__dict__, "_pool": None}
 
 
-class _Batches(torch.utils.data.Dataset[Batch]):
+class _Batches(torch.utils.data.Dataset[Any]):
     """Steps as a map-style data set."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Any:
+        try:
+            batch = self.loader.batch(step)
+        except ValueError as error:
+            return ValueError(str(error))  # raised there, it would arrive as a traceback in a message
         # A tensor travels between processes as a file of its own: only large ones are worth that.
-        return map_arrays(
-            self.loader.batch(step), lambda t: t if t.nbytes > _LARGE_BYTES else t.numpy(), torch.Tensor
-        )
+        return map_arrays(batch, lambda t: t if t.nbytes > _LARGE_BYTES else t.numpy(), torch.Tensor)
 
 
 def _start_worker(number: int) -> None:

@@ -78,7 +78,10 @@ class Reader:
         return "://" in self.path and not self.path.startswith("file://")
 
     def block(self, number: int) -> list[dict[str, Any]]:
-        """All rows of a block as plain values; media are encoded files."""
+        """All rows of a block as plain values; media are encoded files.
+
+        A row of which a cell cannot be read has a key more, ``problems``, with the reasons.
+        """
         with self._lock:
             if number not in self._rows:
                 self._rows[number] = self._read(number)
@@ -103,8 +106,12 @@ class Reader:
         )
         table = conform(table, present, block.file)
         empty: dict[str, Any] = dict.fromkeys(SAMPLE_SCHEMA.names)
-        rows = [{**empty, **row} for row, _ in rows_of_table(table)]
-        for number, row in enumerate(rows):
+        rows = []
+        for number, (row, problems) in enumerate(rows_of_table(table)):
+            row = {**empty, **row}
+            if problems:
+                row["problems"] = problems
+            rows.append(row)
             if not isinstance(row["id"], str):  # a name for what cannot be used
                 row["id"] = f"{block.file}: row {number} of row group {block.row_group}"
         return rows

@@ -18,6 +18,7 @@ from sensorium.data.splits import SPLITS
 
 ROW_GROUP_SIZE = 64
 MANIFEST_NAME = "manifest.json"
+REJECTED_NAME = "rejected.jsonl"  # what could not be used, with its reason
 
 
 def write_shard(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
@@ -189,7 +190,9 @@ def verify_manifest(root: str | os.PathLike[str]) -> None:
     root = Path(root)
     recorded = read_manifest(root)["files"]
     found = {
-        p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p.name != MANIFEST_NAME
+        p.relative_to(root).as_posix()
+        for p in root.rglob("*")
+        if p.is_file() and p.name not in (MANIFEST_NAME, REJECTED_NAME)
     }
     for name in sorted(found ^ set(recorded)):
         state = "is missing" if name in recorded else "is not in the manifest"

@@ -20,11 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sensorium.data.schema import SAMPLE_SCHEMA, SCHEMA_VERSION, table_from_rows
-from sensorium.data.shards import MANIFEST_NAME, ROW_GROUP_SIZE
+from sensorium.data.shards import MANIFEST_NAME, REJECTED_NAME, ROW_GROUP_SIZE
 from sensorium.data.splits import SPLITS
 
 PROGRESS_NAME = "progress.json"
-REJECTED_NAME = "rejected.jsonl"
 SHARD_BYTES = 256 * 2**20
 # Every row group costs some kilobytes in the file's footer, which is read whole: rows without media reach this first.
 SHARD_ROWS = 65_536
