@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from sensorium.data.engines import VERDICT_SCHEMA, Function
+from sensorium.data.language import language_detector
 from sensorium.data.vectors import (
     WAITING_BYTES,
     Decoded,

@@ -17,7 +17,7 @@ from sensorium.starter.builder.images import encode_webp_lossless
 from sensorium.starter.builder.packages import fetch, read_members
 
 NUM_QUESTIONS: dict[Split, int] = {"train": 4500, "validation": 200, "test": 900}
-_DATA = "easy_vqa/data/"
+DATA = "easy_vqa/data/"
 
 # Question, answer, number of the picture: as the package's files hold them.
 Question = tuple[str, str, int]
@@ -29,17 +29,17 @@ def question_rows(cache: Path) -> list[dict[str, Any]]:
     The test is the package's own test set; a twentieth of its training pictures become validation.
     """
     package = fetch(pinned.EASY_VQA, cache)
-    files = dict(read_members(package, lambda name: name.startswith(_DATA)))
+    files = dict(read_members(package, lambda name: name.startswith(DATA)))
     pools: dict[Split, list[Question]] = {"train": [], "validation": [], "test": []}
     for part in ("train", "test"):
-        for text, answer, picture in json.loads(files[f"{_DATA}{part}/questions.json"]):
-            pools[_split(part, picture)].append((text, answer, picture))
+        for text, answer, picture in json.loads(files[f"{DATA}{part}/questions.json"]):
+            pools[picture_split(part, picture)].append((text, answer, picture))
     rows = []
     for split, pool in pools.items():
         part = "test" if split == "test" else "train"
         for text, answer, picture in choose_questions(pool, NUM_QUESTIONS[split]):
-            png = files[f"{_DATA}{part}/images/{picture}.png"]
-            rows.append(_row(split, f"{part}/{picture}", text, answer, png))
+            webp = picture_webp(files[f"{DATA}{part}/images/{picture}.png"])
+            rows.append(question_row(split, f"{part}/{picture}", text, answer, webp))
     return rows
 
 
@@ -58,15 +58,21 @@ def choose_questions(pool: list[Question], count: int) -> list[Question]:
     return sorted((item for _, _, item in sorted(rounds)[:count]), key=lambda item: (item[2], item[0]))
 
 
-def _split(part: str, picture: int) -> Split:
+def picture_split(part: str, picture: int) -> Split:
+    """Return the split of a picture of the package's training or test part."""
     if part == "test":
         return "test"
     return "validation" if split_of(f"easy-vqa picture {picture}") == "validation" else "train"
 
 
-def _row(split: Split, picture: str, text: str, answer: str, png: bytes) -> dict[str, Any]:
+def picture_webp(png: bytes) -> bytes:
+    """Return a picture of the package as WebP without loss."""
+    return encode_webp_lossless(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def question_row(split: Split, picture: str, text: str, answer: str, webp: bytes) -> dict[str, Any]:
+    """Return the row of one question about an encoded picture."""
     number = sha1(text.encode()).hexdigest()[:8]
-    pixels = Image.open(io.BytesIO(png)).convert("RGB")
     return {
         "id": f"easy-vqa/{picture}/{number}",
         "split": split,
@@ -75,5 +81,5 @@ def _row(split: Split, picture: str, text: str, answer: str, png: bytes) -> dict
         "license": "MIT",
         "attribution": "easy-VQA, Victor Zhou (https://github.com/vzhou842/easy-VQA)",
         "messages": [message("user", {"type": "image"}, text), message("assistant", answer)],
-        "images": [medium(encode_webp_lossless(pixels), f"{picture.replace('/', '-')}.webp")],
+        "images": [medium(webp, f"{picture.replace('/', '-')}.webp")],
     }

@@ -57,7 +57,7 @@ def sound_rows(source: str, cache: Path, held_out: set[str]) -> list[dict[str, A
         )
     else:
         package, folder, suffix = fetch(pinned.SONIC_PI, cache), _SONIC_PI_FOLDER, ".flac"
-        license_id, credits = "CC0-1.0", _sonic_pi_credits(package)
+        license_id, credits = "CC0-1.0", sonic_pi_credits(package)
     recordings = dict(
         read_members(package, lambda name: name.removeprefix(folder).removesuffix(suffix) in names)
     )
@@ -91,7 +91,8 @@ def _clip(recording: bytes) -> bytes:
     return encode_opus(finish(part, SAMPLE_RATE), SAMPLE_RATE)
 
 
-def _sonic_pi_credits(package: Path) -> dict[str, str]:
+def sonic_pi_credits(package: Path) -> dict[str, str]:
+    """Return {file: author and address} of the samples that the package's README credits."""
     (readme,) = read_texts(package, _SONIC_PI_FOLDER + "README.md")
     credits = {}
     for name, author, number in _SONIC_PI_CREDIT.findall(readme):

@@ -35,7 +35,7 @@ _VOICES = {
 _SKIPPED = re.compile(r"^(spy-|silence/|letters/ascii|letters/.$|vm-Cust|beep|phonetic/|digits/[ap]-m$)")
 _NOISES = re.compile(r"[\[\]()@<>{}/]|DAHDI|IAX|Inter-Asterisk|H\.323")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_SPELLINGS = {
+SPELLINGS = {
     "présentemnet": "présentement",
     "represenatives": "representatives",
     "Un-indentified or witheld": "Unidentified or withheld",
@@ -80,7 +80,7 @@ def clean_transcript(text: str) -> str | None:
 
     Numbers in digits are left out: "162" may be said in several ways.
     """
-    for wrong, right in _SPELLINGS.items():
+    for wrong, right in SPELLINGS.items():
         text = text.replace(wrong, right)
     text = text.strip().strip("“”\"'").replace("...", " ").replace("…", " ")
     text = " ".join(text.split()).strip(" ,:;")
@@ -116,7 +116,7 @@ def speech_rows(language: str, cache: Path) -> list[dict[str, Any]]:
         prompt = name.split("/", 5)[-1].removesuffix(".g722")
         if prompt not in said:
             continue
-        waveform = trim_silence(_decode_g722(data), SAMPLE_RATE)
+        waveform = trim_silence(decode_g722(data), SAMPLE_RATE)
         duration_s = len(waveform) / SAMPLE_RATE
         letters = sum(character.isalpha() for character in said[prompt])
         if duration_s > MAX_DURATION_S or not _LETTERS_PER_S[0] <= letters / duration_s <= _LETTERS_PER_S[1]:
@@ -140,7 +140,8 @@ def speech_rows(language: str, cache: Path) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda row: str(row["id"]))
 
 
-def _decode_g722(data: bytes) -> Waveform:
+def decode_g722(data: bytes) -> Waveform:
+    """Return a raw G.722 recording as a waveform at 16 kHz."""
     with av.open(io.BytesIO(data), mode="r", format="g722") as container:
         blocks = [frame.to_ndarray().reshape(-1).astype(np.float32) for frame in container.decode(audio=0)]
     return np.concatenate(blocks) / np.float32(32768)

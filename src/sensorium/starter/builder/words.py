@@ -18,7 +18,7 @@ _CONCRETE = frozenset({5, 6, 13, 17, 19, 20, 27})
 _MAX_SENSES_OF_PICTURED = 3
 # What can be read in one breath.
 _MAX_GLOSS_LENGTH = 160
-_UNFIT = re.compile(
+UNFIT = re.compile(
     r"slang|obscene|offensive|disparag|vulgar|sexual|genital|narcotic|drug|weapon|gun|firearm|bomb|nazi|"
     r"execut|torture|killing|heroin|cocaine|marijuana|contracepti|prostitut|brothel|explosive|ammunition|rifle|"
     r"cartridge|erotic|nude|naked|cannabis",
@@ -53,7 +53,7 @@ def gloss_rows(cache: Path, picture_words: list[str]) -> list[dict[str, Any]]:
         senses_looked_at = _MAX_SENSES_OF_PICTURED if word in wanted else 1
         for offset in offsets[:senses_looked_at]:
             synset = synsets[offset]
-            if synset.is_concrete and lemma in synset.words and not _UNFIT.search(word + synset.gloss):
+            if synset.is_concrete and lemma in synset.words and not UNFIT.search(word + synset.gloss):
                 if word in wanted:
                     pictured[word] = synset.gloss
                 elif _WORD.fullmatch(word) and len(synset.gloss) <= _MAX_GLOSS_LENGTH:
