@@ -13,6 +13,7 @@ import tyro
 
 from sensorium.commands.arguments import parse
 from sensorium.data.importers import FORMATS, Options, Progress, choose_format, import_data
+from sensorium.interrupt import first_interrupt
 
 _WIDTH = max(map(len, FORMATS))
 DESCRIPTION = f"""Make shards of your data: one folder that `sensorium train`, `check`, `show` and `export` read.
@@ -141,7 +142,22 @@ def read_columns(text: str) -> dict[str, str]:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar with the time left on stderr; a plain line every ten seconds where there is no terminal."""
+    """A bar with the time left on stderr; a plain line every ten seconds where there is no terminal.
+
+    What it yields raises ``KeyboardInterrupt`` after the sample in which Ctrl-C was pressed.
+    """
+    with first_interrupt() as interrupted, _shown(title) as show:
+
+        def step(progress: Progress) -> None:
+            show(progress)
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+
+        yield step
+
+
+@contextmanager
+def _shown(title: str) -> Iterator[Callable[[Progress], None]]:
     if not sys.stderr.isatty():
         yield _plain_lines(title)
         return
