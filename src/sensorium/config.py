@@ -105,6 +105,12 @@ class ModelConfig:
                         f"modality {name!r}: max_size {modality.max_size} is not a multiple of patch "
                         f"{modality.patch}; change one of them"
                     )
+                # Sizes are written as tokens <0> .. <255>.
+                if size // patch > 255:
+                    raise ValueError(
+                        f"modality {name!r}: max_size {modality.max_size} is more than 255 patches of "
+                        f"{modality.patch} along a side; use larger patches"
+                    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +264,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ValueError(f"configuration key {name!r} is {value!r}; expected an object with fields")
         return from_dict(typing.cast(type, hint), value, where=where)
     if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"configuration key {name!r} is {value!r}; expected an object of names and values")
         return {key: _convert(args[1], item, f"{where}{key}.") for key, item in value.items()}
     if origin is tuple:
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)

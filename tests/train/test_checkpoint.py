@@ -217,3 +217,21 @@ def test_saved_equals_loaded(run: Path, data: Path) -> None:
 
 def test_nothing_is_ever_unpickled(run: Path) -> None:
     assert {p.suffix for p in (run / "step-000002").iterdir()} == {".json", ".safetensors"}
+
+
+def test_a_list_of_templates_as_earlier_versions_wrote_it_is_named(run: Path) -> None:
+    path = run / "step-000002" / "config.json"
+    values = json.loads(path.read_text())
+    values["data"]["sources"][0]["templates"] = ["pair"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"'data\.sources\.0\.templates' is \['pair'\]; expected an object"):
+        load_model(path.parent)
+
+
+def test_a_medium_too_large_for_its_size_tokens_is_refused() -> None:
+    from sensorium.config import ModalityConfig, ModelConfig
+
+    with pytest.raises(ValueError, match="more than 255 patches"):
+        ModelConfig(
+            vocab_size=600, modalities={"image": ModalityConfig(channels=3, patch=(2, 2), max_size=(512, 8))}
+        )
