@@ -265,7 +265,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return from_dict(typing.cast(type, hint), value, where=where)
     if origin is dict:
         if not isinstance(value, dict):
-            raise ValueError(f"configuration key {name!r} is {value!r}; expected an object of names and values")
+            raise ValueError(
+                f"configuration key {name!r} is {value!r}; expected an object of names and values"
+            )
         return {key: _convert(args[1], item, f"{where}{key}.") for key, item in value.items()}
     if origin is tuple:
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)

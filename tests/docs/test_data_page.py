@@ -15,7 +15,8 @@ from sensorium.cli import main
 from sensorium.commands.data import VERBS
 from sensorium.media.audio import encode_wav
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = "\n".join((DOCS / name).read_text(encoding="utf-8") for name in ("data.md", "starter_data.md"))
 
 
 def code(language: str) -> list[str]:
