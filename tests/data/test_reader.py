@@ -74,7 +74,7 @@ def test_what_is_no_shard_is_named(tmp_path: Path, spoil: Any, match: str) -> No
 def test_a_file_that_the_manifest_lists_and_nobody_finds(tmp_path: Path) -> None:
     folder = write_texts(tmp_path / "texts", 100)
     next(folder.glob("*.parquet")).unlink()
-    with pytest.raises(ValueError, match=r"train-00000\.parquet: cannot be read"):
+    with pytest.raises(ValueError, match=r"train-00000\.parquet is missing"):
         Reader(str(folder), "train").block(0)
 
 
@@ -127,6 +127,25 @@ def test_the_index_of_a_million_rows_is_small(tmp_path: Path) -> None:
         for n in range(16)
     }
     (tmp_path / "manifest.json").write_text(json.dumps({"files": files}))
+    for name in files:
+        (tmp_path / name).touch()
     reader = Reader(str(tmp_path), "train")
     assert reader.num_rows == 1_048_576
     assert np.unique(reader.block_sizes).tolist() == [64]
+
+
+def test_a_folder_that_is_not_as_it_was_written_is_refused(tmp_path: Path) -> None:
+    folder = write_texts(tmp_path / "texts", 100)
+    shard = folder / "train-00000.parquet"
+    (folder / "train-00001.parquet").write_bytes(shard.read_bytes())
+    with pytest.raises(ValueError, match=r"train-00001\.parquet is not in the manifest"):
+        Reader(str(folder), "train")
+    (folder / "train-00001.parquet").unlink()
+    (folder / "progress.json").write_text("{}")
+    with pytest.raises(ValueError, match="is unfinished"):
+        Reader(str(folder), "train")
+    (folder / "progress.json").unlink()
+    other = write_texts(tmp_path / "other", 30)
+    shard.write_bytes((other / "train-00000.parquet").read_bytes())
+    with pytest.raises(ValueError, match="has 30 rows, the manifest says 64"):
+        Reader(str(folder), "train").block(0)

@@ -74,7 +74,7 @@ def test_tokens_of_an_epoch(tmp_path, rows):
     of_split = sum(row["split"] == "train" for row in rows)
     assert sum(values.left_out.values()) + values.packed["samples"] == of_split
     assert values.left_out["bad", "cannot be read"] == 1
-    assert values.left_out["bad", "gives no document"] == 2  # words alone
+    assert values.left_out["bad", "gives no document"] == 3  # words alone, and a picture without words
 
 
 def test_the_form_of_a_row_decides_without_templates(tmp_path, rows):

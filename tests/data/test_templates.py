@@ -216,3 +216,9 @@ def test_typed_control_tokens_stay_text() -> None:
     sample = Sample("x", "s", text="<eos><image>")
     (document,) = build_documents(sample, "text", TOKENIZER, np.random.default_rng(0))
     assert [t for s in document.segments for t in s.token_ids].count(TOKENIZER.eos) == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("template", ["pair", "caption", "translate"])
+def test_a_sample_without_words_does_not_teach_silence(template: str) -> None:
+    with pytest.raises(ValueError, match="needs words, the sample has none"):
+        fill({**PICTURE, "text": None, "names": None}, template)

@@ -86,7 +86,7 @@ def stamp_rows(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
         f"{root}animals/cat_desc_ro.ogg": ogg(np.zeros(RATE, np.float32)),
         f"{root}animals/cat_mirror.png": png("red"),
         f"{root}symbols/math/2.ogg": recording(0.5, 4),
-        f"{root}symbols/math/2.png": png("black"),
+        f"{root}symbols/math/2.png": png("navy"),
         f"{root}symbols/math/2.txt": b"Two.\nfr.utf8=Deux.\n",
         f"{root}symbols/math/2_fr.ogg": recording(0.6, 5),
     }

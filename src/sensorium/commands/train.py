@@ -121,9 +121,10 @@ def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
         print(f"\nstopped at step {trainer.step}; {kept}")
         raise
     loader = trainer.loader
-    for left_out, why in ((loader.bad, "broken"), (loader.over_budget, "too large for this recipe")):
+    for left_out, why in ((loader.bad, "unusable"), (loader.over_budget, "too large for this recipe")):
         if left_out:
-            print(f"{len(left_out)} samples were left out as {why}: {', '.join(list(left_out)[:5])}, ...")
+            some = ", ".join(list(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
+            print(f"left out as {why}: {len(left_out)} samples ({some})")
     print(f"saved {final}\ntry it: sensorium chat --model {out}")
     return 0
 

@@ -28,6 +28,8 @@ from sensorium.data.vectors import (
 )
 from sensorium.media.errors import MediaError
 
+MIN_DETECTED_CHARS = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -68,7 +70,8 @@ class Limits:
         reason = _outside("characters", len(text), self.min_chars, self.max_chars)
         if reason or not self.languages:
             return reason
-        language = row.get("language") or (detect(text) if text else "")
+        # One or two words are too little to tell a language by.
+        language = row.get("language") or (detect(text) if len(text) >= MIN_DETECTED_CHARS else "")
         if not language or language in self.languages:
             return None
         return f"language: {language} is not {' or '.join(self.languages)}"

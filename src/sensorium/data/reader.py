@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sensorium.data.schema import SAMPLE_SCHEMA
-from sensorium.data.shards import MANIFEST_NAME, conform, rows_of_table
+from sensorium.data.shards import MANIFEST_NAME, check_folder, conform, rows_of_table
 from sensorium.starter import starter_sources
 
 _MAX_OPEN_FILES = 8
@@ -98,6 +98,11 @@ class Reader:
             table = parquet.read_row_group(block.row_group, columns=used)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{block.file}: row group {block.row_group} cannot be read ({error})") from error
+        if block.rows is None and table.num_rows != block.num_rows:
+            raise ValueError(
+                f"{block.file}: row group {block.row_group} has {table.num_rows} rows, the manifest says "
+                f"{block.num_rows}; the file was changed after the manifest was written: import the data again"
+            )
         if block.rows is not None:
             table = table.take(list(block.rows))
         # A null id is a problem of one row, not of the file.
@@ -159,9 +164,13 @@ class Reader:
     def _listed(self, root: str) -> list[Block] | None:
         """The blocks by the manifest, where it knows every file's split: no other file is touched."""
         fs, manifest = self._filesystem()[0], f"{root}/{MANIFEST_NAME}"
-        if not fs.isfile(manifest):
+        if not fs.isdir(root):
             return None
-        entries = json.loads(fs.cat_file(manifest))["files"]
+        names = [str(path).rpartition("/")[2] for path in fs.ls(root, detail=False)]
+        entries = json.loads(fs.cat_file(manifest))["files"] if MANIFEST_NAME in names else None
+        check_folder(names, entries, self.path)
+        if entries is None:
+            return None
         shards = {name: entry for name, entry in entries.items() if name.endswith(".parquet")}
         if not all("row_groups" in entry for entry in shards.values()):
             return None

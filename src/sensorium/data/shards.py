@@ -162,6 +162,29 @@ def write_manifest(root: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
+def check_folder(names: Iterable[str], files: Mapping[str, Any] | None, root: str) -> None:
+    """Refuse a folder whose writer has not finished, or whose Parquet files are not those of its manifest.
+
+    Args:
+        names: of the files that lie in it. files: those of the manifest; None without one.
+
+    Raises:
+        ValueError: names the file, and what to do.
+    """
+    found = set(names)
+    if "progress.json" in found:
+        raise ValueError(f"{root} is unfinished; give the command that began it once more, it goes on")
+    if files is None:
+        return
+    shards = {name for name in found if name.endswith(".parquet")}
+    listed = {name for name in files if name.endswith(".parquet") and "/" not in name}
+    for name in sorted(shards ^ listed):
+        state = "is not in the manifest" if name in shards else "is missing"
+        raise ValueError(
+            f"{root}/{name} {state}; put the folder back as it was written, or delete manifest.json to take what is there"
+        )
+
+
 def read_manifest(root: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the manifest of a folder of shards.
 

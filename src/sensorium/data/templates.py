@@ -124,6 +124,10 @@ class _Filling:
         if slot == "chunks":
             return self._chunks()
         text = self._timeline() if slot == "timeline" else self.texts[slot]
+        if not text and slot in ("text", "name"):  # the model would learn to say nothing
+            raise ValueError(
+                f"the template's {{{slot}}} needs words, the sample has none; choose another template"
+            )
         if self.dropped and not supervised:
             return []
         return [TextSegment(self.tokenizer.encode(text), supervised=True)] if supervised else [text]

@@ -75,7 +75,9 @@ class ShardWriter:
         self.num_rejected = 0
         self._open: dict[str, _Shard] = {}
         if (self.root / MANIFEST_NAME).exists():
-            raise FileExistsError(f"{self.root} holds finished shards already; choose another folder")
+            raise FileExistsError(
+                f"{self.root} holds finished shards already; choose another folder, or delete this one first"
+            )
         self.root.mkdir(parents=True, exist_ok=True)
         progress = self.root / PROGRESS_NAME
         if progress.is_file():

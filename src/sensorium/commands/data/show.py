@@ -113,13 +113,16 @@ def suitable_template(row: dict[str, Any]) -> str:
 
 def _find_row(path: str, which: str, split: str) -> dict[str, Any]:
     from sensorium.data.reader import Reader
+    from sensorium.data.splits import SPLITS
 
     reader = Reader(path, split, max_blocks=2)
     if which.isdigit() and int(which) < reader.num_rows:
         ends = np.cumsum(reader.block_sizes)
         block = int(np.searchsorted(ends, int(which), side="right"))
         return reader.row(block, int(which) - int(ends[block] - reader.block_sizes[block]))
-    found = next((row for row in reader.rows() if row["id"] == which), None)
+    # An id is unique: it is found in any split.
+    others = [Reader(path, other, max_blocks=2) for other in SPLITS if other != split]
+    found = next((row for part in (reader, *others) for row in part.rows() if row["id"] == which), None)
     if found is None:
         raise ValueError(
             f"{path} has no sample {which!r} in split {split!r}; it has {reader.num_rows} samples there, give a "

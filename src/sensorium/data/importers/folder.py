@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from sensorium.data.importers.sidecar import columns_of, parse_json, parse_text
 
 SIDECARS = {".txt": "text", ".caption": "text", ".json": "json"}
 MAX_SIDECAR_BYTES = 4 * 2**20
+
+
+def _stem(name: str) -> str:
+    """Composed: some systems write "ä" as two characters, and the caption's file may come from another system."""
+    return unicodedata.normalize("NFC", stem_of(name))
 
 
 def read_folder(path: Path, options: Options) -> Iterator[Draft]:
@@ -47,9 +53,9 @@ def _samples(names: list[str]) -> list[tuple[str, dict[str, str], dict[str, str]
     for name in names:
         suffix = suffix_of(name)
         if suffix in KIND_OF_SUFFIX:
-            media.setdefault(stem_of(name), []).append((KIND_OF_SUFFIX[suffix], name))
+            media.setdefault(_stem(name), []).append((KIND_OF_SUFFIX[suffix], name))
         elif suffix in SIDECARS:
-            sidecars.setdefault(stem_of(name), {})[SIDECARS[suffix]] = name
+            sidecars.setdefault(_stem(name), {})[SIDECARS[suffix]] = name
     samples = []
     for stem, found in media.items():
         if len(dict(found)) == len(found):
@@ -87,11 +93,11 @@ def lonely_sidecars(path: Path) -> list[str]:
     """Text files named as if they described a medium, in folders that hold media, without one of their name."""
     lonely = []
     for folder, names in walk(path):
-        stems = {stem_of(name) for name in names if suffix_of(name) in KIND_OF_SUFFIX}
+        stems = {_stem(name) for name in names if suffix_of(name) in KIND_OF_SUFFIX}
         if stems:
             lonely += [
                 f"{folder}/{name}" if folder else name
                 for name in names
-                if suffix_of(name) in SIDECARS and stem_of(name) not in stems
+                if suffix_of(name) in SIDECARS and _stem(name) not in stems
             ]
     return lonely

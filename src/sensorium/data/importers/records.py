@@ -108,7 +108,7 @@ def _csv_records(path: Path, encoding: str) -> Iterator[Record]:
         first = text.readline()
         text.seek(0)
         delimiter = "\t" if suffix_of(path.name) == ".tsv" else max(",;\t|", key=first.count)
-        rows = csv.reader(text, delimiter=delimiter)
+        rows = csv.reader(text, delimiter=delimiter, strict=True)
         try:
             header = next(rows, [])
         except csv.Error as error:

@@ -59,7 +59,8 @@ def parse_text(data: bytes, name: str) -> str:
         ValueError: it is not UTF-8.
     """
     try:
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        return text.replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{name}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
@@ -220,13 +221,27 @@ def _kinds(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _sound_rows(source: FullSource, cache: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a source, each thing once, and no medium in two splits."""
     seen: set[str] = set()
+    contents: set[bytes] = set()
+    splits: dict[bytes, str] = {}
     for row in source.rows(cache):
         if row["source"] != source.name or row["id"] in seen:
             wrong = f"source {row['source']!r}" if row["source"] != source.name else "an id that came before"
             raise BuildError(f"{source.name}: row {row['id']!r} has {wrong}; correct the source's module")
         seen.add(row["id"])
+        media = [sha1(medium["bytes"]).digest() for medium in _media(row)]
+        content = sha1(b"".join(media) + repr((row.get("text"), row.get("messages"))).encode()).digest()
+        if content in contents or any(splits.get(digest, row["split"]) != row["split"] for digest in media):
+            continue
+        contents.add(content)
+        splits.update(dict.fromkeys(media, row["split"]))
         yield row
+
+
+def _media(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for kind, column in MEDIA_LISTS.items():
+        yield from filter(None, [row.get(kind), *(row.get(column) or [])])
 
 
 def _is_finished(folder: Path, asked: dict[str, Any]) -> bool:

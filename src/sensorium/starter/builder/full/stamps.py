@@ -10,6 +10,8 @@ from hashlib import sha1
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from PIL import Image
+
 from sensorium.data.splits import split_of
 from sensorium.starter.builder import pinned
 from sensorium.starter.builder.full.shared import (
@@ -163,7 +165,12 @@ def _stamps(folder: Path) -> dict[str, Stamp]:
             image = render_svg(data) if suffix == "svg" else open_image(data)
             images[path] = picture(crop_to_ink(image), PurePosixPath(path).name)
     stamps = {}
+    # White drawings vanish on white; of the same picture under several names the first counts.
+    seen = {picture(Image.new("RGBA", (8, 8), "white"), "blank")["bytes"]}
     for path in sorted(images.keys() & texts.keys()):
+        if images[path]["bytes"] in seen:
+            continue
+        seen.add(images[path]["bytes"])
         descriptions = parse_descriptions(texts[path])
         title = stamp_concept(path, descriptions["en"])
         # The words of the file count too: "say cheese!" is about cheese.
