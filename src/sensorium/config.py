@@ -222,6 +222,10 @@ class TrainConfig:
     sample_every: int = 0
     log_every: int = 10
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed {self.seed} is outside 0 .. {2**32 - 1}; choose another")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

@@ -39,6 +39,8 @@ Examples:
 BUDGET_KEYS = (
     *("train.num_steps", "train.max_train_s", "train.save_every", "train.keep_checkpoints"),
     *("train.sample_every", "train.log_every"),
+    # How batches are made, never which.
+    *("data.num_workers", "data.cache_mb"),
 )
 # Not config.json: that name would make the run's folder look like a model's.
 RESOLVED = "resolved.json"
@@ -176,6 +178,8 @@ def read_templates(path: Path) -> dict[str, Template]:
     """A user's own templates, a JSON object as `sensorium/data/templates.json`."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("expected an object of templates by name")
         return {name: from_dict(Template, value, where=f"{name}.") for name, value in values.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: {error}; docs/data.md shows a template") from error
@@ -211,8 +215,16 @@ def _reconcile(config: RunConfig, saved: RunConfig, out: Path, given: set[str]) 
                 "a run resumes with its own configuration: leave the recipe and this key out, "
                 "or start a new run with another --out"
             )
-    budget = {key.partition(".")[2]: asked[key] for key in BUDGET_KEYS if key in given}
-    return dataclasses.replace(saved, train=dataclasses.replace(saved.train, **budget))
+    changed: dict[str, dict[str, Any]] = {"train": {}, "data": {}}
+    for key in BUDGET_KEYS:
+        if key in given:
+            section, _, name = key.partition(".")
+            changed[section][name] = asked[key]
+    return dataclasses.replace(
+        saved,
+        train=dataclasses.replace(saved.train, **changed["train"]),
+        data=dataclasses.replace(saved.data, **changed["data"]),
+    )
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

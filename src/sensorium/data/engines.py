@@ -344,7 +344,7 @@ def rewrite_shards(
             _write_unit(unit, verdicts, writer)
             if progress:
                 progress("writing", unit.first + unit.num_rows, total)
-        results.remove()
+    results.remove()  # only once the manifest stands
     reasons = _count_reasons(out)
     return {
         "rows": total,

@@ -102,11 +102,18 @@ class Loader:
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}; expected 0 to {world_size - 1}")
+        # The sources' quotas are rounded: a step may have one sample less for each.
+        least = world_size + (len(config.sources) - 1 if world_size > 1 else 0)
+        if config.samples_per_step < least:
+            raise ValueError(
+                f"samples_per_step is {config.samples_per_step}; {world_size} ranks and {len(config.sources)} "
+                f"sources need {least}, so that every rank has a sample in every step: raise it"
+            )
         self.config, self.model, self.tokenizer, self.seed = config, model, tokenizer, seed
         self.rank, self.world_size = rank, world_size
         self.sources = [self._open(source) for source in config.sources]
         weights = np.array([source.weight for source in config.sources], dtype=np.float64)
-        if not len(weights) or (weights < 0).any() or not weights.sum() > 0:
+        if not len(weights) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
             raise ValueError(
                 f"the weights of the sources are {weights.tolist()}; expected none below 0 and at least one above"
             )
@@ -125,7 +132,7 @@ class Loader:
         if not reader.num_rows:
             raise ValueError(f"source {config.path!r} has no row in split {config.split!r}")
         weights = np.array(list(config.templates.values()), dtype=np.float64)
-        if not len(weights) or (weights < 0).any() or not weights.sum() > 0:
+        if not len(weights) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
             raise ValueError(
                 f"source {config.path!r}: the weights of its templates are {weights.tolist()}; expected none "
                 "below 0 and at least one above"
@@ -149,12 +156,17 @@ class Loader:
         """The ids of all samples of a step, over all ranks, in order; nothing is decoded."""
         return [
             self.sources[number].reader.row(*self.sources[number].order.locate(visit))["id"]
-            for number, visit in self.visits(step)
+            for number, visit in self.visits(self._at(step))
         ]
 
     def samples(self, step: int) -> Samples:
         """The documents of this rank's samples of a step; what cannot be used is noted and left out."""
-        mine = [v for v in self.visits(step) if sum(v) % self.world_size == self.rank]
+        visits = self.visits(step)
+        # By the visit, so that a rank meets few row groups; by the place where that leaves a rank without any.
+        ranks = [sum(visit) % self.world_size for visit in visits]
+        if len(set(ranks)) < self.world_size:
+            ranks = [place % self.world_size for place in range(len(visits))]
+        mine = [visit for visit, rank in zip(visits, ranks, strict=True) if rank == self.rank]
         if self._num_threads == 1:
             return self._samples(mine)
         if self._pool is None:
@@ -168,12 +180,13 @@ class Loader:
         for number, visit in visits:
             out.num_visits += 1
             source = self.sources[number]
-            row = source.reader.row(*source.order.locate(visit))
+            place = source.order.locate(visit)
+            row = source.reader.row(*place)
             try:
                 if "problems" in row:
                     raise ValueError("; ".join(row["problems"]))
                 check_row(row)
-                documents = self._documents(number, visit, row)
+                documents = self._documents(number, visit, place, row)
                 longest = max(num_positions(d.segments) for d in documents)
                 if longest > self.config.row_length:
                     raise OverBudgetError(f"{longest} tokens, a row has {self.config.row_length}")
@@ -185,7 +198,9 @@ class Loader:
                 out.documents += documents
         return out
 
-    def _documents(self, number: int, visit: int, row: Mapping[str, Any]) -> list[Document]:
+    def _documents(
+        self, number: int, visit: int, place: tuple[int, int], row: Mapping[str, Any]
+    ) -> list[Document]:
         source = self.sources[number]
         # Philox takes its key as it is; seeding the default generator costs as much as encoding the text.
         rng = np.random.Generator(np.random.Philox(key=[self.seed << 16 | number, visit]))
@@ -193,7 +208,7 @@ class Loader:
 
         def decode(ordinal: int, kind: str, medium: Mapping[str, Any]) -> Arrays:
             return self._arrays.get(
-                (number, row["id"], ordinal),
+                (number, *place, ordinal),
                 lambda: decode_medium(
                     kind,
                     medium,
@@ -222,13 +237,10 @@ class Loader:
         """Batch number ``step`` of this rank, with the bad samples it met (`note` counts them)."""
         found = self.samples(self._at(step))
         if not found.documents:
-            reasons = [*found.bad, *found.over_budget]
+            sample_id, reason = [*found.bad, *found.over_budget][0]
             raise ValueError(
-                f"none of the {found.num_visits} samples of step {step} can be used; {reasons[0][0]}: "
-                f"{reasons[0][1]}; mend the data, or raise row_length or max_size if the samples are too large"
-                if reasons
-                else f"step {step} has no sample for rank {self.rank}; raise samples_per_step to at least "
-                f"{self.world_size}"
+                f"none of the {found.num_visits} samples of step {step} can be used; {sample_id}: {reason}; mend "
+                "the data, or raise row_length or max_size if the samples are too large"
             )
         batch = pack(found.documents, self.tokenizer, self.model, row_length=self.config.row_length)
         batch.num_visits, batch.bad, batch.over_budget = found.num_visits, found.bad, found.over_budget
@@ -312,10 +324,16 @@ class Loader:
             worker_init_fn=_start_worker,
             multiprocessing_context="spawn" if remote else None,
         )
-        for batch in batches:
-            if isinstance(batch, ValueError):
-                raise batch
-            yield map_arrays(batch, torch.from_numpy, np.ndarray)
+        try:
+            for batch in batches:
+                if isinstance(batch, ValueError):
+                    raise batch
+                yield map_arrays(batch, torch.from_numpy, np.ndarray)
+        except RuntimeError as error:  # what torch says of a worker that was killed
+            raise OSError(
+                f"a process that makes batches has ended ({str(error).splitlines()[0]}), often for want of memory; "
+                "give fewer data.num_workers or a smaller data.cache_mb, and resume"
+            ) from error
 
     def _at(self, step: int) -> int:
         """Which step's samples come at ``step``: the largest of the first steps may change places with the first."""
@@ -323,7 +341,7 @@ class Loader:
             return step
         if self._largest is None:
             sizes = [
-                sum(num_positions(d.segments) for d in self.samples(other).documents)
+                sum(num_positions(d.segments) for d in self._samples(self.visits(other)).documents)
                 for other in range(LARGEST_OF)
             ]
             self._largest = int(np.argmax(sizes))
@@ -342,7 +360,7 @@ class _Batches(torch.utils.data.Dataset[Any]):
     def __getitem__(self, step: int) -> Any:
         try:
             batch = self.loader.batch(step)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             return ValueError(str(error))  # raised there, it would arrive as a traceback in a message
         # A tensor travels between processes as a file of its own: only large ones are worth that.
         return map_arrays(batch, lambda t: t if t.nbytes > _LARGE_BYTES else t.numpy(), torch.Tensor)
@@ -361,13 +379,13 @@ class _ArrayCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
-        self._kept: OrderedDict[tuple[int, str, int], Arrays] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int, int, int], Arrays] = OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
         return _ArrayCache, (self.max_bytes,)  # another process begins with nothing kept
 
-    def get(self, key: tuple[int, str, int], make: Callable[[], Arrays]) -> Arrays:
+    def get(self, key: tuple[int, int, int, int], make: Callable[[], Arrays]) -> Arrays:
         with self._lock:
             found = self._kept.get(key)
             if found is not None:

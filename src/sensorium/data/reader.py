@@ -63,7 +63,7 @@ class Reader:
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
         self._rows: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
         self._fs: Any = None
-        self._lock = threading.RLock()  # batches are made in a thread while a run shows samples
+        self._lock = threading.RLock()  # batches are made in threads while a run shows samples
         self.blocks = self._find_blocks()
         self.block_sizes = np.array([block.num_rows for block in self.blocks], dtype=np.int64)
 
@@ -133,6 +133,7 @@ class Reader:
     def forget(self) -> None:
         """Drop what a process must not inherit: open files and connections. Rows are read again."""
         self._files, self._rows, self._fs = OrderedDict(), OrderedDict(), None
+        self._lock = threading.RLock()  # another process's may be held for good
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("path", "split", "max_blocks", "blocks", "block_sizes")
@@ -140,7 +141,6 @@ class Reader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = threading.RLock()
         self.forget()
 
     def _find_blocks(self) -> list[Block]:
@@ -154,7 +154,7 @@ class Reader:
         if listed is not None:
             return listed
         fs = self._filesystem()[0]
-        files = sorted(fs.glob(f"{root}/**/*.parquet")) if fs.isdir(root) else [root]
+        files = sorted(f for f in fs.find(root) if f.endswith(".parquet")) if fs.isdir(root) else [root]
         if not files or not fs.isfile(files[0]):
             raise FileNotFoundError(
                 f"no Parquet data at {self.path}; give a .parquet file, a folder of them or starter:NAME"
@@ -167,12 +167,19 @@ class Reader:
         if not fs.isdir(root):
             return None
         names = [str(path).rpartition("/")[2] for path in fs.ls(root, detail=False)]
-        entries = json.loads(fs.cat_file(manifest))["files"] if MANIFEST_NAME in names else None
+        entries = None
+        if MANIFEST_NAME in names:
+            try:
+                entries = dict(json.loads(fs.cat_file(manifest))["files"])
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(
+                    f"{manifest} is not a manifest of shards; delete it to take what is there"
+                ) from None
         check_folder(names, entries, self.path)
         if entries is None:
             return None
         shards = {name: entry for name, entry in entries.items() if name.endswith(".parquet")}
-        if not all("row_groups" in entry for entry in shards.values()):
+        if not all("row_groups" in entry and "split" in entry for entry in shards.values()):
             return None
         return [
             Block(f"{root}/{name}", number, num_rows)

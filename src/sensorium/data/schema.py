@@ -95,6 +95,8 @@ def check_row(row: Mapping[str, Any]) -> None:
     for column in _MAPS:
         if not isinstance(row.get(column) or {}, Mapping):
             raise ValueError(f"{name}: {column!r} holds a key twice; keep one")
+        if not all(isinstance(value, str) for value in (row.get(column) or {}).values()):
+            raise ValueError(f"{name}: {column!r} holds a null; give its text, or drop the key")
     try:
         _check_values(row, name)
     except (TypeError, KeyError, AttributeError, IndexError) as error:
@@ -132,6 +134,8 @@ def _check_segments(segments: Iterable[Mapping[str, Any]], name: str) -> None:
                 f"{name}: segment {number} goes from {start} to {end} s; expected finite times in seconds, in "
                 "order, each start at or after the one before"
             )
+        if not isinstance(segment["text"], str):
+            raise ValueError(f"{name}: segment {number} has no text; give it, or drop the segment")
         before = start
 
 

@@ -95,7 +95,7 @@ def conform(table: pa.Table, wanted: pa.Schema, name: str) -> pa.Table:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     try:
         return table.select(wanted.names).cast(wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, KeyError) as error:
         raise ValueError(
             f"{name}: a column has another type than a shard's: {error}; import it again"
         ) from error

@@ -64,7 +64,15 @@ def find_template(name: str, own: Mapping[str, Template] | None = None) -> Templ
     if name not in known:
         raise ValueError(f"unknown template {name!r}; known are {', '.join(known)}")
     template = known[name]
+    for word, choices in template.words.items():
+        if word in _SLOTS or not choices:
+            raise ValueError(
+                f"template {name!r}: the words {word!r} are " + ("a slot's own name" if choices else "empty")
+            )
     for line in template.documents:
+        odd = re.findall(r"\{[^{}]*\}", _PIECE.sub("", line))
+        if odd:
+            raise ValueError(f"template {name!r}: slot {odd[0]} is unknown; slots are written in lower case")
         for _, slot, _, _ in _parse(line):
             if slot and slot not in (*_SLOTS, *template.words):
                 raise ValueError(
@@ -148,6 +156,7 @@ class _Filling:
         seconds_per_frame = HOP_LENGTH / SAMPLE_RATE
         # Without times, all of the text comes after the last chunk.
         said = self.sample.segments or [{"end_s": float("inf"), "text": self.sample.text}]
+        said = sorted(said, key=lambda segment: segment["end_s"])  # they may overlap
         out: list[Segment | str] = []
         told, begun = 0, False
         for start in starts:
@@ -292,7 +301,9 @@ def chat_segments(
                     filled.append(part["text"])
             elif waiting:
                 medium = waiting.pop(0)
-                if answer and not isinstance(medium, Clip):
+                if answer and isinstance(medium, Clip):
+                    raise ValueError("a video stands in an assistant's turn; videos cannot be generated")
+                if answer:
                     filled += _generated(medium, tokenizer)
                 else:
                     filled += _context(medium)

@@ -186,11 +186,11 @@ class ShardWriter:
         """In order of the stream, however often it was interrupted."""
         path = self.root / REJECTED_NAME
         if path.is_file():
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            lines = sorted(filter(keep, lines), key=lambda line: line["ordinal"])
+            # Only whole lines: the last one may have been torn by a power cut.
+            whole = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+            lines = sorted(filter(keep, map(json.loads, whole)), key=lambda line: line["ordinal"])
             self.num_rejected = len(lines)
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            path.write_text(text, encoding="utf-8")
+            _replace(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 class _Shard:
@@ -269,6 +269,14 @@ def _media_bytes(row: Mapping[str, Any]) -> int:
 
 
 def _write_json(path: Path, value: Any) -> None:
+    _replace(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all, through a power cut too."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)

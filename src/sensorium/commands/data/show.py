@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     from sensorium.commands.train import read_templates
     from sensorium.data.sample import sample_of_row
     from sensorium.data.templates import build_documents, find_template
+    from sensorium.sequence.document import num_positions
     from sensorium.sequence.packing import pack
     from sensorium.sequence.tokenizer import Tokenizer
 
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     documents = build_documents(sample, find_template(name, own), tokenizer, rng, pair_key="0", task=name)
     length = max(
         config.data.row_length,
-        max(sum(_room(s) for s in d.segments) for d in documents),
+        max(num_positions(d.segments) for d in documents),
     )
     batch = pack(documents, tokenizer, config.model, row_length=length)
     shown = [_describe(n, batch, tokenizer) for n in range(len(documents))]
@@ -106,9 +107,13 @@ def suitable_template(row: dict[str, Any]) -> str:
         return "chat"
     if row.get("video"):
         return "watch"
-    if row.get("image") or row.get("audio"):
-        return "pair" if row.get("text") else "see-hear"
-    return "text"
+    if row.get("text"):
+        return "pair" if row.get("image") or row.get("audio") else "text"
+    if row.get("image") and row.get("audio"):
+        return "see-hear"
+    if row.get("names"):
+        return "translate"
+    raise ValueError("no template fits: the sample has no words; give it some, or name a template")
 
 
 def _find_row(path: str, which: str, split: str) -> dict[str, Any]:
@@ -129,12 +134,6 @@ def _find_row(path: str, which: str, split: str) -> dict[str, Any]:
             f"number from 0 to {reader.num_rows - 1} or an id"
         )
     return found
-
-
-def _room(segment: Any) -> int:
-    # Twice for media: where something follows a generated block, its clean copy stands behind it.
-    grid = getattr(segment, "grid", None)
-    return 2 * grid[0] * grid[1] if grid else len(getattr(segment, "token_ids", (0,)))
 
 
 def _describe(number: int, batch: Any, tokenizer: Any) -> dict[str, Any]:

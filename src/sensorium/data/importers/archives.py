@@ -238,7 +238,8 @@ def _kind(ending: str) -> str | None:
 
 def _our_media(members: dict[str, _Member], fields: dict[str, Any], path: Path) -> dict[str, Any]:
     """Media of an exported sample; those of messages are named `images.0.png`, `images.1.png`."""
-    paths = fields.get("paths") or {}
+    stated = fields.get("paths")
+    paths = stated if isinstance(stated, dict) else {}
     found: dict[str, Any] = {}
     listed: dict[str, dict[int, _Member]] = {}
     for ending, member in members.items():

@@ -105,6 +105,10 @@ class Files:
             OSError: the file cannot be read.
         """
         if isinstance(reference, Mapping):
+            if isinstance(
+                reference.get("bytes"), bytes
+            ):  # also where they are empty: never another file instead
+                return checked(kind, reference["bytes"], reference.get("path") or kind)
             inner = next((reference[k] for k in ("bytes", "path", "url") if reference.get(k)), None)
             if isinstance(inner, bytes):
                 return checked(kind, inner, reference.get("path") or kind)
