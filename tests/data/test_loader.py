@@ -1,5 +1,6 @@
 """The stream: the same samples at any number of workers and ranks, killed and resumed; nothing bad stops it."""
 
+import contextlib
 import gc
 import json
 import os
@@ -166,12 +167,16 @@ def test_ctrl_c_ends_it_quietly(data: tuple[str, str], tmp_path: Path, num_worke
         # Where the tests themselves run in the background, a shell has told them to ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "ids").exists() or not (tmp_path / "ids").stat().st_size:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
-    _, err = process.communicate(timeout=30)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "ids").exists() or not (tmp_path / "ids").stat().st_size:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
+        _, err = process.communicate(timeout=30)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
     assert err.count("Traceback") == 1
     assert err.strip().endswith("KeyboardInterrupt")
