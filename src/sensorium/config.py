@@ -154,6 +154,8 @@ class DataConfig:
     """What is trained on and in which shape it reaches the model.
 
     Args:
+        clean_sources: a second, cleaner mixture that takes over from step ``clean_from`` to the end of the run, while
+            the learning rate falls (as in MiniCPM, arXiv 2404.06395, section 4); none by default.
         row_length: positions in a packed row.
         samples_per_step: samples (not documents) that one optimiser step consumes.
         condition_dropout: share of generation documents whose condition is emptied (for guidance).
@@ -170,6 +172,8 @@ class DataConfig:
     """
 
     sources: tuple[SourceConfig, ...]
+    clean_sources: tuple[SourceConfig, ...] = ()
+    clean_from: int = 0
     templates: dict[str, Template] = field(default_factory=dict)
     row_length: int = 128
     samples_per_step: int = 96
@@ -181,6 +185,12 @@ class DataConfig:
     cache_mb: int = 512
     num_workers: int = 0
     largest_first: bool = False
+
+    def __post_init__(self) -> None:
+        if self.clean_sources and self.clean_from < 1:
+            raise ValueError(
+                f"clean_from is {self.clean_from}; clean_sources need the step at which they take over, 1 or later"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,9 @@ def run(
 
 def _show_data(console: Console, trainer: Trainer) -> None:
     table = Table("source", "samples", "share of a batch", "example")
-    for source, share in zip(trainer.loader.sources, trainer.loader.share, strict=True):
+    sources, stage = trainer.loader.sources, trainer.loader.stages[0]
+    for number, share in zip(stage.numbers, stage.share, strict=True):
+        source = sources[number]
         row = source.reader.row(0, 0)
         words = row["text"] or " ".join(
             p["text"] for m in row["messages"] for p in m["content"] if p["type"] == "text"

@@ -86,6 +86,31 @@ def test_ranks_share_out_the_same_samples(data: tuple[str, str], step: int, worl
     assert ids(whole.batch(step)) == list(dict.fromkeys(whole.sample_ids(step)))
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_clean_stage_takes_over_at_its_step(data: tuple[str, str], world_size: int) -> None:
+    pictures, texts = data
+    config = DataConfig(
+        sources=(
+            SourceConfig(path=pictures, weight=2),
+            SourceConfig(path=texts, weight=1, templates={"text": 1}),
+        ),
+        clean_sources=(SourceConfig(path=texts, weight=1, templates={"text": 1}),),
+        clean_from=5,
+        samples_per_step=12,
+        row_length=64,
+    )
+    two = loader(config)
+    broad = loader(replace(config, clean_sources=(), clean_from=0))
+    clean = loader(DataConfig(sources=config.clean_sources, samples_per_step=12, row_length=64))
+    for step in range(10):
+        expected = broad.sample_ids(step) if step < 5 else clean.sample_ids(step - 5)
+        assert two.sample_ids(step) == expected
+        shares = [loader(config, rank=r, world_size=world_size).batch(step) for r in range(world_size)]
+        assert {i for share in shares for i in share.sample_ids} == set(expected)
+    with pytest.raises(ValueError, match="clean_from is 0"):
+        replace(config, clean_from=0)
+
+
 # Without shrinking: every example starts processes.
 @settings(
     max_examples=4,

@@ -34,6 +34,7 @@ Examples:
   sensorium train nano --out runs/nano
   sensorium train tiny --out runs/tiny --train.lr 1e-3 --train.max-train-s 3600 --train.sample-every 200
   sensorium train nano --out runs/mine --data photos.parquet=pair,align questions/=chat
+  sensorium train tiny --out runs/two --data web/ --clean mine/ --data.clean-from 18000
   sensorium train --resume --out runs/tiny --train.num-steps 4000
 """
 BUDGET_KEYS = (
@@ -62,6 +63,14 @@ class RunOptions:
     ] = ()
     """Train on these instead: Parquet files, folders of them, s3://bucket/folder, or starter:NAME; all have the
     same weight, and the templates are pair unless named."""
+    clean: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="PATH[=TEMPLATE[:WEIGHT],...] ...",
+            help_behavior_hint="(default: the recipe's, without --data)",
+        ),
+    ] = ()
+    """A second stage on these, from step --data.clean-from to the end of the run."""
     templates: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the built-in ones)")
     ] = None
@@ -139,9 +148,13 @@ def essentials(trainer: "Trainer") -> str:
         f"{n} {list(m.max_size)} in {m.max_grid[0] * m.max_grid[1]} tokens"
         for n, m in model.modalities.items()
     ]
-    sources = [
-        f"{s.config.path} {share:.0%}"
-        for s, share in zip(trainer.loader.sources, trainer.loader.share, strict=True)
+    loader = trainer.loader
+    mixtures = [
+        ", ".join(
+            f"{loader.sources[number].config.path} {share:.0%}"
+            for number, share in zip(stage.numbers, stage.share, strict=True)
+        )
+        for stage in loader.stages
     ]
     budget = f"{train.num_steps:,} steps" + (f" or {train.max_train_s:,.0f} s" if train.max_train_s else "")
     rows = {
@@ -150,11 +163,12 @@ def essentials(trainer: "Trainer") -> str:
         "model": f"{num_parameters:,} parameters, {model.dim} wide, {model.num_layers} layers",
         "text": f"tokenizer {config.tokenizer}",
         "media": "; ".join(media) or "none",
-        "data": ", ".join(sources),
+        "data": mixtures[0],
+        **({f"{config.data.clean_from:,} on": mixtures[1]} if len(mixtures) > 1 else {}),
         "step": f"{config.data.samples_per_step} samples in rows of {config.data.row_length} tokens",
         "budget": f"{budget}, learning rate {train.lr:g}, seed {train.seed}",
     }
-    return "\n".join(f"{name:<8}{text}" for name, text in rows.items())
+    return "\n".join(f"{name:<11}{text}" for name, text in rows.items())
 
 
 def parse_source(text: str, own: Mapping[str, Template] | None = None) -> SourceConfig:
@@ -187,11 +201,15 @@ def read_templates(path: Path) -> dict[str, Template]:
 
 def _with_data(config: RunConfig, options: RunOptions) -> RunConfig:
     own = read_templates(options.templates) if options.templates else {}
-    sources = tuple(parse_source(text, own) for text in options.data) or config.data.sources
-    templates = {**config.data.templates, **own}
-    return dataclasses.replace(
-        config, data=dataclasses.replace(config.data, sources=sources, templates=templates)
-    )
+    data = dataclasses.replace(config.data, templates={**config.data.templates, **own})
+    if options.data:  # the recipe's clean stage belongs to the recipe's data
+        sources = tuple(parse_source(text, own) for text in options.data)
+        data = dataclasses.replace(data, sources=sources, clean_sources=())
+    if options.clean:
+        data = dataclasses.replace(
+            data, clean_sources=tuple(parse_source(text, own) for text in options.clean)
+        )
+    return dataclasses.replace(config, data=data)
 
 
 def _saved_config(out: Path) -> RunConfig:

@@ -12,7 +12,7 @@ import queue
 import signal
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
@@ -51,6 +51,20 @@ class Source:
     def draw_template(self, rng: np.random.Generator) -> tuple[str, Template]:
         """One template, by weight."""
         return self.templates[int(np.searchsorted(self.cumulative, rng.random(), side="right"))]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A mixture, from a step on.
+
+    Args:
+        first_step: where it takes over.
+        numbers: its sources, as places in ``Loader.sources``. share: of each, adding up to 1.
+    """
+
+    first_step: int
+    numbers: range
+    share: np.ndarray
 
 
 @dataclass
@@ -102,22 +116,20 @@ class Loader:
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}; expected 0 to {world_size - 1}")
+        most = max(len(config.sources), len(config.clean_sources))
         # The sources' quotas are rounded: a step may have one sample less for each.
-        least = world_size + (len(config.sources) - 1 if world_size > 1 else 0)
+        least = world_size + (most - 1 if world_size > 1 else 0)
         if config.samples_per_step < least:
             raise ValueError(
-                f"samples_per_step is {config.samples_per_step}; {world_size} ranks and {len(config.sources)} "
+                f"samples_per_step is {config.samples_per_step}; {world_size} ranks and {most} "
                 f"sources need {least}, so that every rank has a sample in every step: raise it"
             )
         self.config, self.model, self.tokenizer, self.seed = config, model, tokenizer, seed
         self.rank, self.world_size = rank, world_size
-        self.sources = [self._open(source) for source in config.sources]
-        weights = np.array([source.weight for source in config.sources], dtype=np.float64)
-        if not len(weights) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
-            raise ValueError(
-                f"the weights of the sources are {weights.tolist()}; expected none below 0 and at least one above"
-            )
-        self.share = weights / weights.sum()
+        self.sources: list[Source] = []
+        self.stages = [self._stage(0, config.sources)]
+        if config.clean_sources:
+            self.stages.append(self._stage(config.clean_from, config.clean_sources))
         self.bad: Counter[str] = Counter()
         self.over_budget: Counter[str] = Counter()
         self.num_visits = 0
@@ -127,18 +139,21 @@ class Loader:
         self._num_threads = 1 if config.num_workers else min(MAX_THREADS, os.cpu_count() or 1)
         self._pool: ThreadPoolExecutor | None = None
 
+    def _stage(self, first_step: int, sources: Sequence[SourceConfig]) -> Stage:
+        share = _shares([source.weight for source in sources], "the weights of the sources")
+        first = len(self.sources)
+        self.sources += [self._open(source) for source in sources]
+        return Stage(first_step, range(first, len(self.sources)), share)
+
     def _open(self, config: SourceConfig) -> Source:
         reader = Reader(config.path, config.split, max_blocks=self.config.shuffle_blocks + 2)
         if not reader.num_rows:
             raise ValueError(f"source {config.path!r} has no row in split {config.split!r}")
-        weights = np.array(list(config.templates.values()), dtype=np.float64)
-        if not len(weights) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
-            raise ValueError(
-                f"source {config.path!r}: the weights of its templates are {weights.tolist()}; expected none "
-                "below 0 and at least one above"
-            )
+        share = _shares(
+            list(config.templates.values()), f"source {config.path!r}: the weights of its templates"
+        )
         templates = [(name, find_template(name, self.config.templates)) for name in config.templates]
-        cumulative = np.cumsum(weights / weights.sum())
+        cumulative = np.cumsum(share)
         cumulative[-1] = 1.0
         seed = (self.seed, _number(config.path))
         order = BlockShuffle(reader.block_sizes, seed=seed, window=self.config.shuffle_blocks)
@@ -146,11 +161,15 @@ class Loader:
 
     def visits(self, step: int) -> list[tuple[int, int]]:
         """(source, visit) of every sample of a step: cumulative quotas, so shares are exact over time."""
+        stage = next(stage for stage in reversed(self.stages) if stage.first_step <= step)
         # The phase spreads sources of equal share over different steps.
-        phase = np.linspace(0, 1, len(self.share), endpoint=False)
-        first = np.floor(step * self.config.samples_per_step * self.share + phase).astype(np.int64)
-        last = np.floor((step + 1) * self.config.samples_per_step * self.share + phase).astype(np.int64)
-        return [(s, visit) for s in range(len(self.share)) for visit in range(int(first[s]), int(last[s]))]
+        phase = np.linspace(0, 1, len(stage.share), endpoint=False)
+        quota = self.config.samples_per_step * stage.share
+        done = step - stage.first_step
+        first = np.floor(done * quota + phase).astype(np.int64)
+        last = np.floor((done + 1) * quota + phase).astype(np.int64)
+        spans = zip(stage.numbers, first.tolist(), last.tolist(), strict=True)
+        return [(number, visit) for number, start, stop in spans for visit in range(start, stop)]
 
     def sample_ids(self, step: int) -> list[str]:
         """The ids of all samples of a step, over all ranks, in order; nothing is decoded."""
@@ -399,6 +418,14 @@ class _ArrayCache:
             while self.num_bytes > self.max_bytes and self._kept:
                 self.num_bytes -= self._kept.popitem(last=False)[1].num_bytes
         return made
+
+
+def _shares(weights: Sequence[float], what: str) -> np.ndarray:
+    """Weights divided by their sum."""
+    values = np.array(weights, dtype=np.float64)
+    if not len(values) or not np.isfinite(values).all() or (values < 0).any() or not values.sum() > 0:
+        raise ValueError(f"{what} are {values.tolist()}; expected none below 0 and at least one above")
+    return values / values.sum()
 
 
 def _number(text: str) -> int:
