@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Callable
+from typing import Any
 
 from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig, SourceConfig, TrainConfig
 
@@ -16,6 +17,61 @@ STARTER_SOURCES = (
     SourceConfig(path="starter:asterisk-fr", weight=1, templates={"transcribe": 1, "speak": 1}),
     SourceConfig(path="starter:easy-vqa", weight=46, templates={"chat": 1}, augment=0.0),
     SourceConfig(path="starter:wordnet", weight=1, templates={"text": 1}),
+)
+
+
+# Where `sensorium data build starter` puts the full starter data unless told otherwise.
+FULL_DATA = "data/starter"
+
+
+def _full(name: str, weight: float, templates: dict[str, float], **options: Any) -> SourceConfig:
+    return SourceConfig(path=f"{FULL_DATA}/{name}", weight=weight, templates=templates, **options)
+
+
+_NAMED = {"pair": 2.0, "embed": 1.0, "caption": 0.5, "translate": 0.5}
+_SPOKEN = {"transcribe": 2.0, "speak": 1.0}
+FULL_SOURCES = (
+    _full("noto", 8, _NAMED),
+    _full("fluent", 8, _NAMED),
+    _full("tuxpaint", 4, _NAMED),
+    _full("openclipart", 8, {"pair": 1, "embed": 1}),
+    _full("pysiogame", 2, _NAMED),
+    _full("scratch-pictures", 1, {"pair": 1}),
+    _full("gcompris", 1, {"pair": 1}),
+    _full("tuxpaint-speech", 6, {"transcribe": 2, "speak": 1, "see-hear": 1, "describe-aloud": 1}),
+    _full("synthetic-speech", 6, {"transcribe": 2, "speak": 1, "pair": 0.5}),
+    _full("asterisk-en", 3, _SPOKEN),
+    _full("asterisk-fr", 1, _SPOKEN),
+    _full("asterisk-es", 1, _SPOKEN),
+    _full("asterisk-it", 1, _SPOKEN),
+    _full("asterisk-ru", 1, _SPOKEN),
+    _full("klettres", 1, {"transcribe": 1}),
+    _full("ktuberling", 1, _SPOKEN),
+    *(
+        _full(name, weight, {"pair": 1, "align": 1}, cut=True)
+        for name, weight in (
+            ("tuxpaint-sounds", 1),
+            ("gcompris-sounds", 1),
+            ("scratch", 2),
+            ("sonic-pi", 1),
+            ("wesnoth", 2),
+        )
+    ),
+    _full("wordnet", 4, {"text": 1}),
+    _full("easy-vqa", 16, {"chat": 1}, augment=0.0),
+    _full("lucide", 3, {"code": 1}, augment=0.0),
+    _full("tabler", 5, {"code": 1}, augment=0.0),
+    _full("fluent-animated", 3, {"watch": 1}),
+    _full("brain", 3, {"chat": 1}, augment=0.0),
+    _full("edits", 10, {"chat": 1}, augment=0.0),
+    _full("edits-scratch", 1, {"chat": 1}, augment=0.0),
+    _full("edits-tuxpaint", 2, {"chat": 1}, augment=0.0),
+)
+# The second stage: what people made and said, the questions and the edits; no glosses, no synthetic voices.
+CLEAN_SOURCES = tuple(
+    source
+    for source in FULL_SOURCES
+    if source.path.rpartition("/")[2] not in {"wordnet", "synthetic-speech", "openclipart", "klettres"}
 )
 
 
@@ -96,12 +152,154 @@ def tiny() -> RunConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"nano": nano, "tiny": tiny}
+def small() -> RunConfig:
+    """41 M parameters, 64 px pictures, sounds of ten seconds, the full starter data in two stages: for one GPU."""
+    return RunConfig(
+        name="small",
+        tokenizer="starter-8k",
+        model=ModelConfig(
+            vocab_size=8192,
+            dim=512,
+            num_layers=8,
+            num_heads=8,
+            num_kv_heads=4,
+            head_dim=64,
+            mlp_dim=1536,
+            latent_dim=512,
+            modalities={
+                "image": ModalityConfig(channels=3, patch=(8, 8), max_size=(64, 64), blank=1.0),
+                "audio": ModalityConfig(
+                    channels=1, patch=(6, 100), max_size=(960, 100), blank=-2.9, refiner=False
+                ),
+            },
+        ),
+        data=DataConfig(
+            sources=FULL_SOURCES,
+            clean_sources=CLEAN_SOURCES,
+            clean_from=17_000,
+            row_length=640,
+            samples_per_step=256,
+            augment=0.8,
+        ),
+        train=TrainConfig(
+            num_steps=20_000,
+            lr=1e-3,
+            optimizer="muon",
+            decay=0.2,
+            w_text=4.0,
+            w_align=1.0,
+            ema_decay=0.999,
+            save_every=500,
+            sample_every=1000,
+        ),
+    )
+
+
+def base() -> RunConfig:
+    """2 B parameters in the shape of Qwen3-1.7B, 256 px pictures, sounds of twenty seconds: for a cluster.
+
+    The vocabulary is as large as Qwen3's, so that its weights fit; the tokenizer that ships uses its first 8,192 ids.
+    """
+    return RunConfig(
+        name="base",
+        tokenizer="starter-8k",
+        model=ModelConfig(
+            vocab_size=151_936,
+            dim=2048,
+            num_layers=28,
+            num_heads=16,
+            num_kv_heads=8,
+            head_dim=128,
+            mlp_dim=6144,
+            latent_dim=1024,
+            rope_theta=1_000_000.0,
+            modalities={
+                "image": ModalityConfig(channels=3, patch=(16, 16), max_size=(256, 256), blank=1.0),
+                "audio": ModalityConfig(
+                    channels=1, patch=(6, 100), max_size=(1500, 100), blank=-2.9, refiner=False
+                ),
+            },
+        ),
+        data=DataConfig(
+            sources=FULL_SOURCES,
+            clean_sources=CLEAN_SOURCES,
+            clean_from=90_000,
+            row_length=4096,
+            samples_per_step=2048,
+            augment=0.8,
+            num_workers=8,
+        ),
+        train=TrainConfig(
+            num_steps=100_000,
+            lr=3e-4,
+            optimizer="muon",
+            warmup=0.02,
+            decay=0.1,
+            weight_decay=0.1,
+            w_align=1.0,
+            ema_decay=0.9999,
+            save_every=1000,
+            sample_every=5000,
+            log_every=20,
+        ),
+    )
+
+
+def debug(config: RunConfig) -> RunConfig:
+    """The same recipe (losses, optimiser, schedule, templates, stages) at toy widths on the embedded data.
+
+    For trying out a set-up on a laptop before it runs where it is meant to: ``sensorium train base-debug``.
+    """
+    model = config.model
+    modalities = {
+        name: dataclasses.replace(
+            modality,
+            patch=(8, 8) if name == "image" else modality.patch,
+            max_size=(32, 32) if name == "image" else (120, modality.max_size[1]),
+            num_encoder_layers=min(1, modality.num_encoder_layers),
+        )
+        for name, modality in model.modalities.items()
+    }
+    return dataclasses.replace(
+        config,
+        name=f"{config.name}-debug",
+        tokenizer="starter-1k",
+        model=dataclasses.replace(
+            model,
+            vocab_size=1024,
+            dim=64,
+            num_layers=2,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=16,
+            mlp_dim=192,
+            latent_dim=64,
+            modalities=modalities,
+        ),
+        data=dataclasses.replace(
+            config.data,
+            sources=STARTER_SOURCES,
+            clean_sources=STARTER_SOURCES[:2] if config.data.clean_sources else (),
+            clean_from=15 if config.data.clean_sources else 0,
+            row_length=128,
+            samples_per_step=24,
+            num_workers=0,
+        ),
+        train=dataclasses.replace(
+            config.train, num_steps=20, max_train_s=0.0, save_every=10, sample_every=0, log_every=1
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {"nano": nano, "tiny": tiny, "small": small, "base": base}
+DEBUG = "-debug"
 
 
 def get(name: str) -> RunConfig:
-    """A recipe by name; an unknown one is an error that names the nearest."""
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
+    """A recipe by name, or its toy version by NAME-debug; an unknown one is an error that names the nearest."""
+    plain = name.removesuffix(DEBUG)
+    if plain not in RECIPES:
+        near = difflib.get_close_matches(plain, RECIPES, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown recipe {name!r}; did you mean {near!r}? Known are {', '.join(RECIPES)}")
-    return RECIPES[name]()
+    config = RECIPES[plain]()
+    return debug(config) if plain != name else config
