@@ -59,8 +59,8 @@ FULL_SOURCES = (
     ),
     _full("wordnet", 4, {"text": 1}),
     _full("easy-vqa", 16, {"chat": 1}, augment=0.0),
-    _full("lucide", 3, {"code": 1}, augment=0.0),
-    _full("tabler", 5, {"code": 1}, augment=0.0),
+    _full("lucide", 3, {"chat": 1}, augment=0.0),
+    _full("tabler", 5, {"chat": 1}, augment=0.0),
     _full("fluent-animated", 3, {"watch": 1}),
     _full("brain", 3, {"chat": 1}, augment=0.0),
     _full("edits", 10, {"chat": 1}, augment=0.0),
@@ -293,6 +293,8 @@ def debug(config: RunConfig) -> RunConfig:
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {"nano": nano, "tiny": tiny, "small": small, "base": base}
 DEBUG = "-debug"
+# What runs on the data that ship with the package.
+EMBEDDED = ("nano", "tiny", *(f"{name}{DEBUG}" for name in RECIPES))
 
 
 def get(name: str) -> RunConfig:

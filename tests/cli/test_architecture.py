@@ -84,7 +84,7 @@ def test_every_parameter_is_in_one_row(model: Sensorium) -> None:
     assert [row["name"] for row in modules(model) if row["repeats"] == 4] == ["layers.0"]
 
 
-@pytest.mark.parametrize("name", list(recipes.RECIPES))
+@pytest.mark.parametrize("name", sorted({*recipes.RECIPES, *recipes.EMBEDDED}))
 def test_every_recipe_can_be_described(name: str) -> None:
     facts = describe(recipes.get(name))
     assert facts["parameters"] > 0

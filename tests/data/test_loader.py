@@ -47,7 +47,7 @@ def equal(a: Batch, b: Batch) -> bool:
     return all(getattr(a, name).equal(getattr(b, name)) for name in tensors) and all(media)
 
 
-@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+@pytest.mark.parametrize("name", ["nano", "tiny"])
 def test_at_least_95_percent_of_the_positions_are_used(name: str) -> None:
     config = recipes.get(name)
     from sensorium.sequence.tokenizer import Tokenizer

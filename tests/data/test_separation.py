@@ -12,7 +12,7 @@ from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.starter import TEST_STYLE, concept_test_rows, load_table, style_test_rows, training_rows
 
 
-@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+@pytest.mark.parametrize("name", recipes.EMBEDDED)
 def test_no_test_concept_and_no_test_style_is_in_training(name: str) -> None:
     config = recipes.get(name)
     loader = Loader(config.data, config.model, Tokenizer.load(config.tokenizer), seed=0)

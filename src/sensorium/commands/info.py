@@ -62,7 +62,7 @@ def resolve(what: str) -> tuple[RunConfig, str]:
     from sensorium import recipes
 
     folder = Path(os.path.expanduser(what))
-    if what in recipes.RECIPES and not folder.is_dir():
+    if what.removesuffix(recipes.DEBUG) in recipes.RECIPES and not folder.is_dir():
         return recipes.get(what), f"recipe {what}"
     if what == STARTER:
         folder = starter_model()

@@ -17,7 +17,9 @@ from sensorium.media.modality import MODALITIES
 PAD, EOS, USER, ASSISTANT, EMB, WAIT = "<pad>", "<eos>", "<user>", "<assistant>", "<emb>", "<wait>"
 CONTROL = (PAD, EOS, USER, ASSISTANT, EMB, WAIT)
 NUM_SIZES = 256
-BUILT_IN = {name: Path(__file__).with_name(f"{name}.json") for name in ("starter-1k", "starter-4k")}
+BUILT_IN = {
+    name: Path(__file__).with_name(f"{name}.json") for name in ("starter-1k", "starter-4k", "starter-8k")
+}
 
 
 class Tokenizer:
