@@ -189,12 +189,8 @@ def best_options(scores_NO: np.ndarray, options: Sequence[str]) -> list[str]:
 
 
 def shuffled(values: Sequence[T], seed: int) -> list[T]:
-    """The same values in another order, none of which stays in its place (where there is more than one)."""
-    order = np.random.default_rng(seed).permutation(len(values))
-    moved: list[T] = list(values)
-    for place, following in zip(order, np.roll(order, 1), strict=True):
-        moved[place] = values[following]
-    return moved
+    """The same values in a random order: labels that say nothing, against which anything must score as chance."""
+    return [values[place] for place in np.random.default_rng(seed).permutation(len(values))]
 
 
 def _words(question: str) -> str:

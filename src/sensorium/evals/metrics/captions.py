@@ -10,12 +10,22 @@ import numpy as np
 _MAX_N = 4
 _SIGMA = 6.0
 _SCALE = 10.0
-# What the owners' tokenizer splits off, in the order in which it must be tried.
 _TOKEN = re.compile(
-    r"\.\.\.|\d+(?:[.,:/]\d+)*|[^\W\d_](?:\.[^\W\d_])+\.?|[\w]+(?:-[\w]+)*?(?=n't\b)|n't\b|"
-    r"'(?:s|m|d|ll|re|ve)\b|\w+(?:[-/&.@]\w+)*|[^\w\s]"
+    r"""
+    \.\.\.
+    | \b(?:mr|mrs|ms|dr|st|co|jr|sr|vs|inc|ltd|corp|etc|ft)\.  # abbreviations keep their period
+    | (?<!\w)[^\W\d_](?:\.[^\W\d_])+(?!\w)\.?            # u.s., p.m.
+    | [^\W_]+?(?=n't\b) | n't\b                           # do n't
+    | '(?:s|m|d|ll|re|ve)\b                               # dog 's
+    | \w+(?:(?:[-/]|(?<=\d)[.,:](?=\d))\w+)*              # t-shirt, 1,000, 5:30
+    | [^\w\s]
+    """,
+    re.VERBOSE,
 )
+_DROPPED = frozenset(".?!,:;-'\"`")
 _SPLIT_WORDS = {"cannot": ("can", "not"), "gonna": ("gon", "na"), "wanna": ("wan", "na"), "gotta": ("got", "ta")}
+# The owners drop these marks in capitals and make everything small before: they stay.
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 
 
 @dataclass(frozen=True)
@@ -27,13 +37,15 @@ class TextScore:
 
 
 def tokenize_caption(text: str) -> list[str]:
-    """Lower-case words without punctuation, in the manner of the Penn Treebank: "don't" is "do n't"."""
+    """Small words without punctuation, cut in the manner of the Penn Treebank: "don't" is "do n't".
+
+    Source: PTBTokenizer of pycocoevalcap (Stanford's, in Java), followed in what captions hold; it knows many more
+    abbreviations.
+    """
     tokens: list[str] = []
     for token in _TOKEN.findall(text.lower().replace("’", "'")):
-        if token[0].isalnum() or token in ("n't",) or len(token) > 1 and token[0] == "'":
-            tokens += _SPLIT_WORDS.get(token, (token,))
-        elif token in "$%&#@+=*/\\<>|~^":
-            tokens.append(token)
+        if token not in _DROPPED and token != "...":
+            tokens += _SPLIT_WORDS.get(token, (_BRACKETS.get(token, token),))
     return tokens
 
 
