@@ -53,7 +53,9 @@ def picture(rng: np.random.Generator, shade: int) -> np.ndarray:
 
 def examples(seed: int, num: int) -> list[Example]:
     rng = np.random.default_rng(seed)
-    return [Example(f"name {n % num}", signal=picture(rng, 20 + 200 * (n % num) // num)) for n in range(4 * num)]
+    return [
+        Example(f"name {n % num}", signal=picture(rng, 20 + 200 * (n % num) // num)) for n in range(4 * num)
+    ]
 
 
 def test_the_nearest_neighbour_in_pixels_names_what_looks_alike() -> None:

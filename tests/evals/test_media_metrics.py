@@ -49,9 +49,7 @@ def test_recall_and_rank_are_means_over_all_orders_of_ties(data: st.DataObject) 
     matches = np.array([data.draw(st.lists(st.booleans(), min_size=num, max_size=num))])
     k = data.draw(SMALL)
     # Every order that similarity allows, one after another: the definition.
-    orders = [
-        order for order in permutations(range(num)) if (np.diff(similarity[0][list(order)]) <= 0).all()
-    ]
+    orders = [order for order in permutations(range(num)) if (np.diff(similarity[0][list(order)]) <= 0).all()]
     firsts = [next((n for n, c in enumerate(order, 1) if matches[0, c]), np.inf) for order in orders]
     assert recall_per_query(similarity, matches, k)[0] == pytest.approx(np.mean([f <= k for f in firsts]))
     assert ranks(similarity, matches)[0] == pytest.approx(np.mean(firsts))
@@ -110,7 +108,10 @@ def test_zero_shot_names_are_means_over_templates() -> None:
 @given(st.integers(0, 10_000), st.integers(1, 6))
 def test_frechet_distance_is_the_formula_with_scipys_root(seed: int, dim: int) -> None:
     rng = np.random.default_rng(seed)
-    a, b = (rng.standard_normal((40, dim)) @ rng.standard_normal((dim, dim)) + rng.standard_normal(dim) for _ in "ab")
+    a, b = (
+        rng.standard_normal((40, dim)) @ rng.standard_normal((dim, dim)) + rng.standard_normal(dim)
+        for _ in "ab"
+    )
     cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     root = np.real(scipy.linalg.sqrtm(cov_a @ cov_b))
     wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
@@ -278,6 +279,8 @@ def test_calibration_of_known_predictors() -> None:
     honest = calibration(np.full(100, 0.6), np.arange(100) < 60, num_bins=4, binning="mass")
     assert honest.count_B.tolist() == [25, 25, 25, 25]
     assert calibration(np.full(100, 0.6), np.arange(100) < 60).ece == pytest.approx(0)
-    assert brier_score(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0])) == pytest.approx((0.02 + 1.28) / 2)
+    assert brier_score(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0])) == pytest.approx(
+        (0.02 + 1.28) / 2
+    )
     with pytest.raises(ValueError, match="not logits"):
         calibration(np.array([1.5]), np.array([1]))

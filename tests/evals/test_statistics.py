@@ -7,11 +7,18 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from sensorium.evals.statistics import bootstrap, paired_difference
 
 
-def coverage(draw, truth: float, statistic: str, *, groups=None, trials: int = 300, level: float = 0.9) -> float:  # type: ignore[no-untyped-def]
+def coverage(
+    draw, truth: float, statistic: str, *, groups=None, trials: int = 300, level: float = 0.9
+) -> float:  # type: ignore[no-untyped-def]
     held = 0
     for trial in range(trials):
         found = bootstrap(
-            draw(np.random.default_rng(trial)), statistic, groups=groups, level=level, num_resamples=400, seed=trial
+            draw(np.random.default_rng(trial)),
+            statistic,
+            groups=groups,
+            level=level,
+            num_resamples=400,
+            seed=trial,
         )
         held += found.low <= truth <= found.high
     return held / trials
@@ -74,7 +81,9 @@ def test_paired_differences_see_what_two_intervals_do_not() -> None:
     for trial in range(200):
         rng = np.random.default_rng(trial)
         a = rng.normal(1, 1, 60)
-        held += (f := paired_difference(a, a - rng.normal(0.3, 1, 60), num_resamples=300)).low <= 0.3 <= f.high
+        held += (
+            (f := paired_difference(a, a - rng.normal(0.3, 1, 60), num_resamples=300)).low <= 0.3 <= f.high
+        )
     assert 0.89 <= held / 200 <= 0.99
 
 

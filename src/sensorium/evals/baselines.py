@@ -38,7 +38,10 @@ class Example:
 class Baseline(Protocol):
     """(known, asked, options) -> float scores ``[len(asked), len(options)]``."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called beside a figure."""
+        ...
 
     def scores(
         self, known: Sequence[Example], asked: Sequence[Example], options: Sequence[str]

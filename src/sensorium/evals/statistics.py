@@ -83,7 +83,9 @@ def paired_difference(
     units_a, figure = _units(a, statistic, groups)
     units_b, _ = _units(b, statistic, groups)
     if units_a.shape != units_b.shape:
-        raise ValueError(f"{len(units_a)} and {len(units_b)} samples; a paired difference needs the same ones")
+        raise ValueError(
+            f"{len(units_a)} and {len(units_b)} samples; a paired difference needs the same ones"
+        )
 
     def difference(arrays: list[np.ndarray]) -> np.ndarray:
         return figure(arrays[0]) - figure(arrays[1])
@@ -103,11 +105,15 @@ def _units(
     wanted = 2 if statistic == "ratio" else 1
     if array.ndim != wanted or not len(array) or (wanted == 2 and array.shape[1] != 2):
         shape = "[N, 2]" if wanted == 2 else "[N]"
-        raise ValueError(f"values have shape {list(array.shape)}; {statistic} takes {shape} with N of at least 1")
+        raise ValueError(
+            f"values have shape {list(array.shape)}; {statistic} takes {shape} with N of at least 1"
+        )
     if groups is None:
         return array, {"mean": _mean, "median": _median, "ratio": _ratio}[statistic]
     if statistic == "median" or len(groups) != len(array):
-        raise ValueError(f"{len(groups)} groups for {len(array)} values; give one each, and no median of groups")
+        raise ValueError(
+            f"{len(groups)} groups for {len(array)} values; give one each, and no median of groups"
+        )
     if statistic == "mean":
         array = np.stack([array, np.ones(len(array))], axis=1)
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-WORDS = (
+WORDS = re.findall(
+    r"\S+",
     "two 2 a the An none red yes no Yes cat cats dog's t-shirt 10,000 3.5 U.S. ice-cream left/right wont it's "
     "dont couldnt've man, surfing? 'surfing' [white] {blue} green; (big) black&white coca_cola #1 5:30 p.m. "
-    "half+half \"stop\" <none> @home `tick` what! zero Ten one,two 1,2 12. .5 a.b ma'am 'twas yall'd've"
-).split()
+    "half+half \"stop\" <none> @home `tick` what! zero Ten one,two 1,2 12. .5 a.b ma'am 'twas yall'd've",
+)
 
 
 def vqa_owner(path: Path) -> Any:
@@ -45,9 +46,7 @@ def vqa(path: Path, rng: random.Random) -> dict[str, Any]:
             getQuesIds=lambda number=number: [number],
             qa={
                 number: {
-                    "answers": [
-                        {"answer": a, "answer_id": i} for i, a in enumerate(question["answers"], 1)
-                    ],
+                    "answers": [{"answer": a, "answer_id": i} for i, a in enumerate(question["answers"], 1)],
                     "question_type": "what",
                     "answer_type": "other",
                 }
@@ -70,10 +69,19 @@ def answer(rng: random.Random) -> str:
 
 
 def sentences(rng: random.Random, number: int) -> list[str]:
-    nouns = "man woman dog cat horse bus kite pizza table street beach child umbrella snowboard".split()
-    verbs = "rides holds sees eats watches throws isn't can't doesn't pulls walks".split()
+    nouns = re.findall(
+        r"\S+", "man woman dog cat horse bus kite pizza table street beach child umbrella snowboard"
+    )
+    verbs = re.findall(r"\S+", "rides holds sees eats watches throws isn't can't doesn't pulls walks")
     ends = [".", "", "!", " ...", "; it's late.", " (at night)", ", and they're happy", " - really?"]
-    ends += [" on a 20-foot wave", " with a t-shirt", " at 5:30 p.m.", ' under a "stop" sign', " for $5", " & co."]
+    ends += [
+        " on a 20-foot wave",
+        " with a t-shirt",
+        " at 5:30 p.m.",
+        ' under a "stop" sign',
+        " for $5",
+        " & co.",
+    ]
     lines = []
     for _ in range(number):
         first, second = rng.choice(nouns), rng.choice(nouns)

@@ -3,16 +3,17 @@
 import re
 from collections.abc import Sequence
 
-_NUMBERS = dict(
-    zip("none zero one two three four five six seven eight nine ten".split(), [0, *range(11)], strict=True)
-)
+_NUMBERS = {"none": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
+_NUMBERS |= {"seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _ARTICLES = frozenset(("a", "an", "the"))
 # "'" is no punctuation of the official list, and ":" is none either.
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32  # the owners pass a flag of `re` where the largest number of replacements belongs
-_CONTRACTED = """
+_CONTRACTED = re.findall(
+    r"\S+",
+    """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
 how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've o'clock
 oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
@@ -20,7 +21,8 @@ someone'd've someone'll someone's something'd something'd've something'll that's
 they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd
 where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've
 y'all'll you'd you'd've you'll you're you've
-""".split()
+""",
+)
 # Every form that lacks one apostrophe is mended; "somebody'd" alone loses its own, as the owners' table has it.
 _CONTRACTIONS = {
     word[:at] + word[at + 1 :]: word for word in _CONTRACTED for at in range(len(word)) if word[at] == "'"

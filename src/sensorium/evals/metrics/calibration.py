@@ -47,9 +47,13 @@ def calibration(
     """
     confidence, correct = np.asarray(confidence_N, float), np.asarray(correct_N, float)
     if confidence.shape != correct.shape or confidence.ndim != 1 or not confidence.size:
-        raise ValueError(f"confidences {confidence.shape} and outcomes {correct.shape}; expected two equal [N]")
+        raise ValueError(
+            f"confidences {confidence.shape} and outcomes {correct.shape}; expected two equal [N]"
+        )
     if not ((confidence >= 0) & (confidence <= 1)).all() or not np.isin(correct, (0, 1)).all():
-        raise ValueError("confidences must lie in [0, 1] and outcomes be 0 or 1; pass probabilities, not logits")
+        raise ValueError(
+            "confidences must lie in [0, 1] and outcomes be 0 or 1; pass probabilities, not logits"
+        )
     if binning == "width":
         edges = np.linspace(0, 1, num_bins + 1)
         place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
@@ -59,7 +63,8 @@ def calibration(
         order = np.argsort(confidence, kind="stable")
         place[order] = np.arange(confidence.size) * num_bins // confidence.size
     count, sum_confidence, sum_correct = (
-        np.bincount(place, weights=w, minlength=num_bins) for w in (np.ones_like(correct), confidence, correct)
+        np.bincount(place, weights=w, minlength=num_bins)
+        for w in (np.ones_like(correct), confidence, correct)
     )
     filled = np.maximum(count, 1)
     return Calibration(
@@ -80,7 +85,9 @@ def brier_score(probabilities_NC: np.ndarray, labels: np.ndarray) -> float:
     """
     probabilities, classes = np.asarray(probabilities_NC, float), np.asarray(labels)
     if probabilities.ndim != 2 or classes.shape != probabilities.shape[:1]:
-        raise ValueError(f"probabilities {probabilities.shape} and labels {classes.shape}; expected [N, C], [N]")
+        raise ValueError(
+            f"probabilities {probabilities.shape} and labels {classes.shape}; expected [N, C], [N]"
+        )
     if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-4):
         raise ValueError("probabilities of a row do not add up to 1; pass a softmax")
     truth = classes[:, None] == np.arange(probabilities.shape[1])[None]

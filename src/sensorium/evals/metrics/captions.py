@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,12 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _DROPPED = frozenset(".?!,:;-'\"`")
-_SPLIT_WORDS = {"cannot": ("can", "not"), "gonna": ("gon", "na"), "wanna": ("wan", "na"), "gotta": ("got", "ta")}
+_SPLIT_WORDS = {
+    "cannot": ("can", "not"),
+    "gonna": ("gon", "na"),
+    "wanna": ("wan", "na"),
+    "gotta": ("got", "ta"),
+}
 # The owners drop these marks in capitals and make everything small before: they stay.
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 
@@ -153,7 +159,7 @@ def _check(texts: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         raise ValueError(f"text {empty} has no reference; give at least one, or leave the text out")
 
 
-def _sacrebleu() -> object:
+def _sacrebleu() -> Any:
     try:
         from sacrebleu import metrics
     except ImportError as error:

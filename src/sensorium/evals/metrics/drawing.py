@@ -140,7 +140,11 @@ def render(code: str, *, size: int = _RENDER_SIZE) -> np.ndarray | None:
         return None
     svg_tree(code)
     png = resvg_py.svg_to_bytes(
-        svg_string=_without_references(code), width=size, height=size, background="#ffffff", skip_system_fonts=True
+        svg_string=_without_references(code),
+        width=size,
+        height=size,
+        background="#ffffff",
+        skip_system_fonts=True,
     )
     pixels = decode_image(bytes(png), name="drawing", limits=ImageLimits(max_pixels=64 * size * size))
     page = np.full((size, size, 3), 255, np.uint8)
@@ -241,4 +245,3 @@ def _add_text(node: Node, text: str) -> None:
 def _without_references(code: str) -> str:
     """The code without references to anything outside itself."""
     return re.sub(r"((?:xlink:)?href\s*=\s*)(\"(?!#)[^\"]*\"|'(?!#)[^']*')", r'\1""', code)
-

@@ -49,7 +49,9 @@ def frechet_of_gaussians(
 def psnr(a: np.ndarray, b: np.ndarray, *, max_value: float = 255.0) -> float:
     """Peak signal-to-noise ratio in dB over all values; infinite where both are the same."""
     if a.shape != b.shape or not a.size:
-        raise ValueError(f"arrays of shape {a.shape} and {b.shape}; expected two of the same shape, not empty")
+        raise ValueError(
+            f"arrays of shape {a.shape} and {b.shape}; expected two of the same shape, not empty"
+        )
     error = float(((a.astype(np.float64) - b.astype(np.float64)) ** 2).mean())
     return float("inf") if error == 0 else 10 * float(np.log10(max_value**2 / error))
 
@@ -101,7 +103,7 @@ def edit_score(source_HW3: np.ndarray, result_HW3: np.ndarray, wanted_HW3: np.nd
 def edited_region(source_HW3: np.ndarray, wanted_HW3: np.ndarray, *, threshold: int = 8) -> np.ndarray:
     """Bool ``[H, W]``: pixels of which the wanted picture changes a channel by more than ``threshold`` of 255."""
     difference = np.abs(source_HW3.astype(np.int16) - wanted_HW3.astype(np.int16))
-    return (difference > threshold).any(axis=2)
+    return np.asarray((difference > threshold).any(axis=2))
 
 
 def _difference(a_HW3: np.ndarray, b_HW3: np.ndarray) -> np.ndarray:

@@ -116,7 +116,8 @@ def read_log(text: str) -> list[tuple[float, float, float, str]]:
 def _latency(lags: Sequence[float]) -> Latency:
     lags_N = np.array(lags, dtype=float)
     if not lags_N.size:
-        return Latency(*[float("nan")] * 4, lags_N)
+        nan = float("nan")
+        return Latency(nan, nan, nan, nan, lags_N)
     return Latency(
         float(lags_N.mean()),
         float(np.median(lags_N)),

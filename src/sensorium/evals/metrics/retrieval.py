@@ -79,7 +79,9 @@ def class_vectors(
     """
     wrong = next((t for t in templates if t.count("{}") != 1), None)
     if not templates or wrong is not None:
-        raise ValueError(f"template {wrong!r} must hold {{}} once, where the name goes; '{{}}' is the bare name")
+        raise ValueError(
+            f"template {wrong!r} must hold {{}} once, where the name goes; '{{}}' is the bare name"
+        )
     vectors = embed([template.replace("{}", name) for name in names for template in templates])
     mean_CL = vectors.reshape(len(names), len(templates), -1).mean(axis=1)
     norm_C1 = np.linalg.norm(mean_CL, axis=1, keepdims=True)
