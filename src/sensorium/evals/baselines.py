@@ -81,7 +81,7 @@ class Majority:
 class Blind:
     """The most frequent known answer to the same question: the best that a reader without eyes and ears can do."""
 
-    name: str = "question_majority"
+    name: str = "majority of the same question"
 
     def scores(
         self, known: Sequence[Example], asked: Sequence[Example], options: Sequence[str]

@@ -94,11 +94,13 @@ class Gallery:
     """Media and texts, each once, and which belong together.
 
     Args:
-        media: key (hash) -> part. texts: each once. pairs: (media key, text).
-        concepts: media key -> concept, where there is one.
+        media: key (hash) -> part. ids: key -> the first sample with it.
+        texts: each once. pairs: (media key, text).
+        concepts: media key -> concept, where there is one. text_concepts: text -> concepts of its samples.
     """
 
     media: dict[str, Image | Audio]
+    ids: dict[str, str]
     texts: list[str]
     pairs: set[tuple[str, str]]
     concepts: dict[str, str]
@@ -112,7 +114,7 @@ class Gallery:
 
 def gallery(rows: Iterable[Row]) -> Gallery:
     """Media with their texts, and with those in ``metadata.captions``; the same bytes are one medium."""
-    found = Gallery({}, [], set(), {}, {})
+    found = Gallery({}, {}, [], set(), {}, {})
     for row in rows:
         kind = next((kind for kind in ("image", "audio") if row.get(kind)), None)
         texts = [row["text"]] if row.get("text") else []
@@ -123,6 +125,7 @@ def gallery(rows: Iterable[Row]) -> Gallery:
             )
         key = _key([row[kind]])
         found.media.setdefault(key, _part(kind, row[kind], row["id"]))
+        found.ids.setdefault(key, row["id"])
         if row.get("concept"):
             found.concepts[key] = row["concept"]
         for text in texts:

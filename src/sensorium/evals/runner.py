@@ -98,11 +98,13 @@ class Scored:
     """A case with what came out, to be shown.
 
     Args:
-        score: higher is better. media: of the case. lines: (what, text), such as ("answer", "red").
+        score: higher is better; cases are ranked by it. verdict: the same in words.
+        media: of the case. lines: (what, text), such as ("answer", "red").
     """
 
     id: str
     score: float
+    verdict: str
     media: tuple[Image | Audio, ...]
     lines: tuple[tuple[str, str], ...]
 

@@ -71,9 +71,7 @@ def evaluate(
     Raises:
         ValueError: an unknown suite, data of another form, or answers of another run in ``out``.
     """
-    if suite not in SUITES:
-        raise ValueError(f"unknown suite {suite!r}; known are {', '.join(SUITES)}")
-    options = _resolved(suite, options or Options())
+    options = check(suite, options or Options())
     is_named = isinstance(data, str)
     rows = read_rows(data, options.split, limit=options.limit) if isinstance(data, str) else list(data)
     known = _known_rows(data, options) if isinstance(data, str) else []
@@ -137,6 +135,7 @@ def _vqa(run: Run) -> tuple[list[Result], list[Scored]]:
         Scored(
             case.id,
             float(value),
+            f"score {value:.2g}",
             case.media,
             (
                 ("question", case.question),
@@ -187,8 +186,9 @@ def _asr(run: Run) -> tuple[list[Result], list[Scored]]:
         Scored(
             case.id,
             -float(errors / max(units, 1)),
+            f"{errors:.0f} errors in {units:.0f} words",
             case.media,
-            (("said", text), ("heard", given), ("word errors", f"{errors:.0f} of {units:.0f} words")),
+            (("said", text), ("heard", given)),
         )
         for case, text, given, (errors, units) in zip(cases, said, heard, counts, strict=True)
     ]
@@ -223,30 +223,36 @@ def _retrieval(run: Run) -> tuple[list[Result], list[Scored]]:
                     },
                 )
             )
-    rank_M = ranks(similarity_MT, matches_MT)
-    for name, values in (("media -> text", rank_M), ("text -> media", ranks(similarity_MT.T, matches_MT.T))):
-        interval = run.interval(values, "median") if np.isfinite(values).all() else None
+    for name, turned in (("media -> text", False), ("text -> media", True)):
+        ours, *theirs = (
+            ranks(*((s.T, matches_MT.T) if turned else (s, matches_MT)))
+            for s in (similarity_MT, *others.values())
+        )
         results.append(
             run.result(
                 f"median rank {name}",
-                float(np.median(values)),
-                len(values),
+                float(np.median(ours)),
+                len(ours),
                 normalizer="texts as they are; one of the same concept is right",
                 unit="rank",
                 higher_is_better=False,
-                interval=interval,
+                interval=run.interval(ours, "median"),
+                baselines={
+                    other: float(np.median(value)) for other, value in zip(others, theirs, strict=True)
+                },
             )
         )
+    rank_M = ranks(similarity_MT, matches_MT)
     best_M3 = np.argsort(-similarity_MT, axis=1, kind="stable")[:, :3]
     shown = [
         Scored(
-            key,
+            found.ids[key],
             -float(rank),
+            f"rank {rank:g} of {len(found.texts)}",
             (part,),
             (
                 ("nearest texts", "; ".join(found.texts[place] for place in best)),
                 ("right", "; ".join(text for text in found.texts if found.belongs(key, text))),
-                ("rank of the right one", f"{rank:g} of {len(found.texts)}"),
             ),
         )
         for (key, part), rank, best in zip(found.media.items(), rank_M, best_M3, strict=True)
@@ -290,8 +296,10 @@ SUITES = {
 }
 
 
-def _resolved(suite: str, options: Options) -> Options:
-    """Options with the suite's own where none were given."""
+def check(suite: str, options: Options) -> Options:
+    """Options with the suite's own where none were given; a mistake is told before any work."""
+    if suite not in SUITES:
+        raise ValueError(f"unknown suite {suite!r}; known are {', '.join(SUITES)}")
     entry = SUITES[suite]
     prompt = options.prompt or entry.prompt
     if suite == "vqa" and "{question}" not in prompt:
