@@ -46,10 +46,11 @@ class Case:
 
 
 def read_rows(data: str, split: str, *, limit: int = 0) -> list[dict[str, Any]]:
-    """Rows of a split of shards; with a limit, that many, evenly spread.
+    """Rows of a split of shards, checked.
 
     Args:
         data: a Parquet file, a folder of shards, "starter:NAME", or an address of an object store.
+        limit: as in ``checked_rows``.
 
     Raises:
         FileNotFoundError, ValueError: there is no data, it is of another form, a row is broken, or an id twice.
@@ -57,19 +58,29 @@ def read_rows(data: str, split: str, *, limit: int = 0) -> list[dict[str, Any]]:
     rows = list(Reader(data, split).rows())
     if not rows:
         raise ValueError(f"{data}: no sample has the split {split!r}; name another with --split")
-    if limit:
-        rows = rows[:: max(1, len(rows) // limit)][:limit]
+    return checked_rows(rows, limit=limit)
+
+
+def checked_rows(rows: Sequence[Row], *, limit: int = 0) -> list[dict[str, Any]]:
+    """Rows that are whole and have ids of their own; with a limit, that many, evenly spread.
+
+    Raises:
+        ValueError: a row is broken, an id occurs twice, or there is no row.
+    """
+    if not rows:
+        raise ValueError("there are no rows to evaluate on; give at least one")
+    chosen = [dict(row) for row in (rows[:: max(1, len(rows) // limit)][:limit] if limit else rows)]
     seen: set[str] = set()
-    for row in rows:
+    for row in chosen:
         if row.get("problems"):
-            raise ValueError(f"sample {row['id']!r}: {row['problems'][0]}; `sensorium data check {data}`")
+            raise ValueError(f"sample {row['id']!r}: {row['problems'][0]}; `sensorium data check` tells more")
         check_row(row)
         if row["id"] in seen:
             raise ValueError(
                 f"two samples have the id {row['id']!r}; answers are kept by id: make ids unique"
             )
         seen.add(row["id"])
-    return rows
+    return chosen
 
 
 def question_cases(rows: Iterable[Row]) -> list[Case]:

@@ -97,7 +97,8 @@ def _made(keys: list[str], items: list[Any], make: Callable[[list[Any]], Sequenc
             try:
                 make([item])
             except ValueError as own:
-                raise ValueError(f"sample {key!r}: {own}") from error
+                # A key is what was asked of the sample, then its id.
+                raise ValueError(f"sample {key.partition(' ')[2]!r}: {own}") from error
         raise
 
 

@@ -23,6 +23,7 @@ from sensorium.evals.cases import (
     Case,
     Gallery,
     Part,
+    checked_rows,
     fingerprint,
     gallery,
     question_cases,
@@ -72,14 +73,15 @@ def evaluate(
         ValueError: an unknown suite, data of another form, or answers of another run in ``out``.
     """
     options = check(suite, options or Options())
-    is_named = isinstance(data, str)
-    rows = read_rows(data, options.split, limit=options.limit) if isinstance(data, str) else list(data)
-    known = _known_rows(data, options) if isinstance(data, str) else []
+    if isinstance(data, str):
+        rows, known = read_rows(data, options.split, limit=options.limit), _known_rows(data, options)
+    else:
+        rows, known = checked_rows(data, limit=options.limit), []
     about: dict[str, Any] = {
         "suite": suite,
         "model": subject.name,
         "weights": subject.fingerprint,
-        "data": data if is_named else "rows",
+        "data": data if isinstance(data, str) else "rows",
         "data_hash": fingerprint(rows),
         "prompt": options.prompt,
         "max_tokens": options.max_tokens,
