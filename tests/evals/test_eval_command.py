@@ -31,7 +31,7 @@ def shards(tmp_path: Path) -> Path:
     ("suite", "data", "metrics"),
     [
         ("vqa", "questions", ["exact match"]),
-        ("retrieval", "pictures", ["R@1 media -> text", "R@1 text -> media"]),
+        ("retrieval", "pictures", ["R@1 media -> text", "R@5 media -> text"]),
         ("asr", "speech", ["WER", "CER"]),
     ],
 )
@@ -72,8 +72,32 @@ def test_figures_in_words(here: Here, model_folder: Path, shards: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert re.fullmatch(r"exact match: \d+\.\d% \[\d+\.\d%, \d+\.\d%\], n 6", lines[0])
-    assert "  chance: 25.0%" in lines
+    (chance,) = (line for line in lines if line.startswith("  chance: "))
+    assert re.fullmatch(r"  chance: 25.0% \([-+]\d+\.\d \[[-+]\d+\.\d, [-+]\d+\.\d\]\)", chance)
     assert lines[-1] == str(Path("evaluation/vqa.html"))
+
+
+def test_an_interrupted_evaluation_says_how_to_go_on(
+    here: Here, model_folder: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sensorium.evals.runner import ModelSubject
+
+    line = ("--suite", "vqa", "--data", "questions.parquet", "--num-resamples", "50", "--max-tokens", "2")
+    answer, asked = ModelSubject.answer, []
+
+    def interrupted(self: ModelSubject, prompts: list[object], **options: int) -> list[str]:
+        asked.append(len(prompts))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return answer(self, prompts, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ModelSubject, "answer", interrupted)
+    first = here("eval", model_folder, *line, "--batch-size", "3")
+    assert (first.returncode, first.stdout) == (130, "")
+    assert "the same command goes on" in first.stderr
+    done = here("eval", model_folder, *line, "--batch-size", "3")
+    assert done.returncode == 0
+    assert asked == [3, 3, 3, 3, 3]  # six questions, seen and blind, and the batch that was lost
 
 
 def test_mistakes_are_told_in_a_sentence(here: Here, model_folder: Path, shards: Path) -> None:

@@ -26,7 +26,7 @@ from sensorium.evals.metrics.generated import (
     frechet_of_gaussians,
     psnr,
 )
-from sensorium.evals.metrics.latency import Update, caption_latency, read_log
+from sensorium.evals.metrics.latency import Update, caption_latency, log_latency, read_log
 from sensorium.evals.metrics.retrieval import (
     class_vectors,
     matches_of_keys,
@@ -62,14 +62,14 @@ def test_a_constant_similarity_scores_chance() -> None:
 
 
 def test_recall_in_both_directions_with_several_captions() -> None:
-    # Two pictures with two captions each; the first picture's captions are mixed up with the second's.
-    similarity = np.array([[0.9, 0.1, 0.8, 0.0], [0.2, 0.7, 0.5, 0.6]])
+    # Two pictures with two captions each; one caption of each is nearer to the other picture.
+    similarity = np.array([[0.9, 0.1, 0.8, 0.0], [0.2, 0.3, 0.5, 0.6]])
     matches = matches_of_keys(["a", "b"], ["a", "a", "b", "b"])
     found = retrieval(similarity, matches)
-    assert found["media_to_text_r1"] == 0.5  # one of several captions is enough
-    assert found["text_to_media_r1"] == 0.5  # each caption counts by itself
-    assert found["text_to_media_r5"] == 1
-    assert found["media_to_text_median_rank"] == 1.5
+    assert found["R@1 media -> text"].tolist() == [1, 1]  # one of several captions is enough
+    assert found["R@1 text -> media"].tolist() == [1, 0, 0, 1]  # each caption counts by itself
+    assert found["R@5 text -> media"].tolist() == [1, 1, 1, 1]
+    assert found["rank text -> media"].tolist() == [1, 2, 2, 1]
     with pytest.raises(ValueError, match="NaN"):
         recall_at_k(np.array([[np.nan, 1.0]]), np.array([[True, False]]))
 
@@ -252,6 +252,7 @@ def test_logs_of_whisper_streaming_are_read() -> None:
     assert rows[0][:3] == pytest.approx((2.6914399, 0.3, 1.38))
     assert rows[0][3] == "Chairman, thank you."
     assert rows[1][3] == "If the debate today had a"
+    assert log_latency(log).lags_N == pytest.approx([1.3114399, 1.9745501])
     with pytest.raises(ValueError, match="line 1"):
         read_log("[2024-01-01] hello there all")
 

@@ -45,6 +45,28 @@ def test_questions_and_their_baselines(questions: str, tmp_path: Path) -> None:
         }
     )
     assert result.baselines["control: shuffled labels"] < 0.7
+    margin = result.margins["blind (media removed)"]
+    assert margin.estimate == pytest.approx(0.75)
+    assert margin.excludes_zero
+
+
+def test_what_baselines_may_learn_from_is_named(questions: str, tmp_path: Path) -> None:
+    reds = [row | {"id": f"red-{row['id']}"} for row in question_rows("train", 8)]
+    for row in reds:
+        row["messages"][1]["content"][0]["text"] = "red"
+    write_shard(tmp_path / "other.parquet", reds)
+    for known, majority in (
+        (str(tmp_path / "other.parquet"), 0.25),
+        ("none", None),
+        (f"{questions},{questions}", 0.25),
+    ):
+        options = Options(num_resamples=50, known=known)
+        (result,) = evaluate(Sleeper(), "vqa", questions, tmp_path, options, overwrite=True).results
+        assert result.baselines.get("majority") == majority
+    (result,) = evaluate(
+        Sleeper(), "vqa", questions, tmp_path, Options(split="train"), overwrite=True
+    ).results
+    assert "majority" not in result.baselines  # what is asked is never learned from
 
 
 def test_ten_answers_are_scored_by_the_owners_rule(tmp_path: Path) -> None:

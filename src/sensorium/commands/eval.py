@@ -1,5 +1,6 @@
 """``sensorium eval``: a suite on anybody's data, with figures, baselines, and the worst and best cases."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("suite", "data"):
         if not getattr(chosen, name):
             raise ValueError(f"--{name} is missing; see `sensorium eval --help`")
-    from sensorium.evals.report import shown_interval, shown_value, write_evaluation
+    from sensorium.evals.report import shown_baseline, shown_interval, shown_value, write_evaluation
     from sensorium.evals.results import save_results
     from sensorium.evals.runner import ModelSubject, Options
     from sensorium.evals.suites import check, evaluate
@@ -88,7 +89,13 @@ def main(arguments: Sequence[str]) -> int:
     subject = ModelSubject(open_model(name), name)
     out = chosen.out.expanduser()
     out.mkdir(parents=True, exist_ok=True)
-    found = evaluate(subject, chosen.suite, chosen.data, out, options, overwrite=chosen.overwrite, bar=bar)
+    try:
+        found = evaluate(
+            subject, chosen.suite, chosen.data, out, options, overwrite=chosen.overwrite, bar=bar
+        )
+    except KeyboardInterrupt:
+        print(f"interrupted; answers are in {out}, and the same command goes on", file=sys.stderr)
+        raise
     figures, page = out / f"{chosen.suite}.json", out / f"{chosen.suite}.html"
     save_results(figures, found.results, found.about)
     write_evaluation(found, page)
@@ -97,8 +104,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for result in found.results:
         print(f"{result.metric}: {shown_value(result, result.value)} {shown_interval(result)}, n {result.n}")
-        for other, value in result.baselines.items():
-            print(f"  {other}: {shown_value(result, value)}")
+        for other in result.baselines:
+            print(f"  {other}: {shown_baseline(result, other)}")
     for note in found.about["notes"]:
         print(f"note: {note}")
     print(f"{figures}\n{page}")

@@ -60,7 +60,7 @@ class Chance:
         self, known: Sequence[Example], asked: Sequence[Example], options: Sequence[str]
     ) -> np.ndarray:
         """All zero."""
-        return np.zeros((len(asked), len(options)))
+        return np.zeros((len(asked), len(options)), np.float32)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class NearestNeighbour:
         """Minus the squared distance to the nearest known signal of each option."""
         places = {option: number for number, option in enumerate(dict.fromkeys(options))}
         used = [example for example in known if example.signal is not None and example.answer in places]
-        nearest = np.full((len(asked), len(places)), -np.inf)
+        nearest = np.full((len(asked), len(places)), -np.inf, np.float32)
         if not used:
             return nearest[:, [places[option] for option in options]]
         reference_MD = np.stack([self.view(_signal(example)) for example in used])

@@ -2,12 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sensorium.data.reader import Reader
 from sensorium.data.schema import MEDIA_LISTS, check_row
+from sensorium.evals.baselines import Example
+from sensorium.media.audio import log_mel
+from sensorium.media.image import resize_image
 from sensorium.media.modality import get_modality
 from sensorium.media.parts import Audio, Image
 
@@ -15,6 +20,9 @@ Part = str | Image | Audio
 Row = Mapping[str, Any]
 # A list of texts in `metadata`, as JSON: the answers of several people, further captions of one medium.
 ANSWERS, CAPTIONS = "answers", "captions"
+MEDIA_KINDS = ("image", "audio")
+_NEIGHBOUR_PIXELS = 64
+_MAX_KNOWN = 4000
 
 
 @dataclass(frozen=True)
@@ -45,20 +53,19 @@ class Case:
         return tuple(part for part in self.prompt if isinstance(part, str))
 
 
-def read_rows(data: str, split: str, *, limit: int = 0) -> list[dict[str, Any]]:
-    """Rows of a split of shards, checked.
+def stream_rows(data: str, split: str) -> Iterator[dict[str, Any]]:
+    """Rows of a split of shards.
 
     Args:
         data: a Parquet file, a folder of shards, "starter:NAME", or an address of an object store.
-        limit: as in ``checked_rows``.
 
     Raises:
-        FileNotFoundError, ValueError: there is no data, it is of another form, a row is broken, or an id twice.
+        FileNotFoundError, ValueError: there is no data, it is of another form, or has no such split.
     """
-    rows = list(Reader(data, split).rows())
-    if not rows:
+    reader = Reader(data, split)
+    if not reader.num_rows:
         raise ValueError(f"{data}: no sample has the split {split!r}; name another with --split")
-    return checked_rows(rows, limit=limit)
+    return reader.rows()
 
 
 def checked_rows(rows: Sequence[Row], *, limit: int = 0) -> list[dict[str, Any]]:
@@ -106,29 +113,32 @@ class Gallery:
 
     Args:
         media: key (hash) -> part. ids: key -> the first sample with it.
-        texts: each once. pairs: (media key, text).
-        concepts: media key -> concept, where there is one. text_concepts: text -> concepts of its samples.
+        texts: each once, with its place.
+        pairs: (media key, text). concepts: concept -> media keys and texts of its samples.
     """
 
     media: dict[str, Image | Audio]
     ids: dict[str, str]
-    texts: list[str]
+    texts: dict[str, int]
     pairs: set[tuple[str, str]]
-    concepts: dict[str, str]
-    text_concepts: dict[str, set[str]]
+    concepts: dict[str, tuple[set[str], set[str]]]
 
-    def belongs(self, key: str, text: str) -> bool:
-        """Whether a text is right for a medium: its own, or one of the same concept."""
-        concept = self.concepts.get(key)
-        return (key, text) in self.pairs or (concept is not None and concept in self.text_concepts[text])
+    def matches(self) -> np.ndarray:
+        """Bool ``[media, texts]``: a text is right for its own medium and for one of the same concept."""
+        place = {key: number for number, key in enumerate(self.media)}
+        found = np.zeros((len(self.media), len(self.texts)), bool)
+        for key, text in self.pairs:
+            found[place[key], self.texts[text]] = True
+        for keys, texts in self.concepts.values():
+            found[np.ix_([place[key] for key in keys], [self.texts[text] for text in texts])] = True
+        return found
 
 
 def gallery(rows: Iterable[Row]) -> Gallery:
     """Media with their texts, and with those in ``metadata.captions``; the same bytes are one medium."""
-    found = Gallery({}, {}, [], set(), {}, {})
+    found = Gallery({}, {}, {}, set(), {})
     for row in rows:
-        kind = next((kind for kind in ("image", "audio") if row.get(kind)), None)
-        texts = [row["text"]] if row.get("text") else []
+        kind, texts = _kind(row), [row["text"]] if row.get("text") else []
         texts += _listed(row, CAPTIONS)
         if kind is None or not texts:
             raise ValueError(
@@ -137,16 +147,52 @@ def gallery(rows: Iterable[Row]) -> Gallery:
         key = _key([row[kind]])
         found.media.setdefault(key, _part(kind, row[kind], row["id"]))
         found.ids.setdefault(key, row["id"])
-        if row.get("concept"):
-            found.concepts[key] = row["concept"]
+        keys, named = (
+            found.concepts.setdefault(row["concept"], (set(), set()))
+            if row.get("concept")
+            else (set(), set())
+        )
+        keys.add(key)
         for text in texts:
-            if text not in found.text_concepts:
-                found.texts.append(text)
-                found.text_concepts[text] = set()
+            found.texts.setdefault(text, len(found.texts))
             found.pairs.add((key, text))
-            if row.get("concept"):
-                found.text_concepts[text].add(row["concept"])
+            named.add(text)
     return found
+
+
+def known_questions(rows: Iterable[Row]) -> list[Example]:
+    """What a reader of the questions alone can learn: words and answers of rows that are questions."""
+    found = []
+    for row in rows:
+        turns = [
+            (message["role"], " ".join(p["text"] for p in message["content"] if p["type"] == "text"))
+            for message in row.get("messages") or ()
+        ]
+        first = next((n for n, (role, _) in enumerate(turns) if role == "assistant"), 0)
+        if first and turns[first][1]:
+            question = " ".join(text for _, text in turns[:first] if text)
+            found.append(Example(turns[first][1], question=question))
+    return found
+
+
+def known_media(rows: Iterable[Row], kinds: Sequence[str] = MEDIA_KINDS) -> list[Example]:
+    """What a neighbour can learn: at most 4,000 media with texts, evenly spread."""
+    kept: list[tuple[str, Row]] = []
+    stride = 1
+    named = ((kind, row) for row in rows if row.get("text") and (kind := _kind(row, kinds)))
+    for number, pair in enumerate(named):
+        if number % stride == 0:
+            kept.append(pair)
+        if len(kept) > _MAX_KNOWN:
+            kept, stride = kept[::2], 2 * stride
+    return [Example(row["text"], signal=signal_of(_part(kind, row[kind], row["id"]))) for kind, row in kept]
+
+
+def signal_of(part: Image | Audio) -> np.ndarray:
+    """What neighbours are found by: a picture of 64 x 64 pixels, or a log-mel."""
+    if isinstance(part, Image):
+        return resize_image(part.pixels(), _NEIGHBOUR_PIXELS, _NEIGHBOUR_PIXELS)
+    return log_mel(part.waveform())
 
 
 def fingerprint(rows: Iterable[Row]) -> str:
@@ -178,13 +224,18 @@ def _question(row: Row) -> Case:
         else:
             used.append(waiting[part["type"]].pop(0))
             prompt.append(_part(part["type"], used[-1], row["id"]))
-    question = " ".join(part for part in prompt if isinstance(part, str))
+    question = " ".join(part for part in prompt if isinstance(part, str) and part)
     if not question.strip():
         raise ValueError(
             f"sample {row['id']!r} has no words before its answer; the suite vqa needs a question"
         )
     answers = _listed(row, ANSWERS) or ["".join(said)]
     return Case(row["id"], tuple(prompt), tuple(answers), question, _key(used))
+
+
+def _kind(row: Row, kinds: Sequence[str] = MEDIA_KINDS) -> str | None:
+    """The medium of a short form that a suite takes; of a picture with a sound the picture."""
+    return next((kind for kind in kinds if row.get(kind)), None)
 
 
 def _listed(row: Row, name: str) -> list[str]:

@@ -126,7 +126,7 @@ def write_evaluation(evaluation: Evaluation, path: Path, *, num_shown: int = NUM
     report.text(
         f"{about['cases']} samples of the split {about['split']} (hash {about['data_hash']}), weights {about['weights']}, "
         f"seed {about['seed']}, prompt {about['prompt']!r}, texts compared by: {results[0].normalizer}. Brackets hold "
-        "95% bootstrap intervals."
+        "95% bootstrap intervals; beside a baseline, of the value minus that baseline's on the same samples."
     )
     for note in about["notes"]:
         report.text(f"Note: {note}.")
@@ -137,7 +137,7 @@ def write_evaluation(evaluation: Evaluation, path: Path, *, num_shown: int = NUM
                 shown_value(r, r.value),
                 shown_interval(r),
                 str(r.n),
-                *(shown_value(r, r.baselines[name]) for name in names),
+                *(shown_baseline(r, name) for name in names),
             )
             for r in results
             if tuple(r.baselines) == names
@@ -157,6 +157,14 @@ def write_evaluation(evaluation: Evaluation, path: Path, *, num_shown: int = NUM
 def shown_value(result: Result, value: float) -> str:
     """A value as people read it."""
     return f"{value:.1f}" if result.unit == "rank" else f"{value:.1%}"
+
+
+def shown_baseline(result: Result, name: str) -> str:
+    """A baseline, and how far the value is from it."""
+    margin, places = result.margins[name], (1 if result.unit == "rank" else 100)
+    ends = (places * value for value in (margin.estimate, margin.low, margin.high))
+    difference, low, high = (f"{round(end, 1) + 0.0:+.1f}" for end in ends)
+    return f"{shown_value(result, result.baselines[name])} ({difference} [{low}, {high}])"
 
 
 def spectrogram_png(mel_FM: np.ndarray) -> bytes:

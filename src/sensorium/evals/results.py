@@ -23,7 +23,8 @@ class Result:
         n: samples that it is of.
         seed: of the answers. prompt: that the model was given, {} where the sample's own words stood.
         split: of the data. normalizer: that texts went through, or how they were compared.
-        baselines: name -> value of the same metric.
+        baselines: name -> value of the same metric. margins: name -> interval of the value minus that baseline's, on
+            the same samples.
         model: which one.
     """
 
@@ -40,6 +41,7 @@ class Result:
     higher_is_better: bool = True
     interval: Interval | None = None
     baselines: dict[str, float] = field(default_factory=dict)
+    margins: dict[str, Interval] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -49,7 +51,11 @@ class Result:
     def from_dict(cls, values: dict[str, Any]) -> "Result":
         """Undo ``as_dict``."""
         interval = values["interval"]
-        return cls(**values | {"interval": None if interval is None else Interval(**interval)})
+        read = {
+            "interval": None if interval is None else Interval(**interval),
+            "margins": {name: Interval(**margin) for name, margin in values["margins"].items()},
+        }
+        return cls(**values | read)
 
 
 def save_results(path: Path, results: Sequence[Result], about: dict[str, Any]) -> None:

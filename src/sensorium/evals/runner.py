@@ -1,7 +1,7 @@
 """What an evaluation works with: the model under test, options, and what comes out."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from sensorium.evals.baselines import Example
 from sensorium.evals.cases import Part
 from sensorium.evals.journal import Journal, vector_from_json, vector_to_json
 from sensorium.evals.results import Result
-from sensorium.evals.statistics import Interval, bootstrap
+from sensorium.evals.statistics import bootstrap, paired_difference
 from sensorium.generate.interface import Model
 from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
 from sensorium.media.parts import Audio, Image
@@ -124,7 +125,7 @@ class Run:
 
     subject: Subject
     rows: list[dict[str, Any]]
-    known: list[dict[str, Any]]
+    known: list[Example]
     journal: Journal
     options: Options
     task: str
@@ -152,24 +153,40 @@ class Run:
             rows = self.journal.fill(items, embed, batch_size=size, on_item=step)
         return np.stack([vector_from_json(row) for row in rows])
 
-    def result(self, metric: str, value: float, n: int, *, normalizer: str, **more: Any) -> Result:
-        """A result with what all of this run share."""
+    def result(
+        self,
+        metric: str,
+        values: np.ndarray,
+        others: Mapping[str, np.ndarray],
+        *,
+        normalizer: str,
+        statistic: str = "mean",
+        groups: Sequence[str] | None = None,
+        unit: str = "",
+        higher_is_better: bool = True,
+    ) -> Result:
+        """A result from values of every sample, ours and the baselines', as ``bootstrap`` takes them."""
+        drawn: dict[str, Any] = {
+            "statistic": statistic,
+            "groups": groups,
+            "num_resamples": self.options.num_resamples,
+            "seed": self.options.seed,
+        }
+        interval = bootstrap(values, **drawn)
+        margins = {name: paired_difference(values, other, **drawn) for name, other in others.items()}
         return Result(
             task=self.task,
             metric=metric,
-            value=value,
-            n=n,
+            value=interval.estimate,
+            n=len(values),
             seed=self.options.seed,
             prompt=self.options.prompt,
             split=self.options.split,
             normalizer=normalizer,
             model=self.subject.name,
-            **more,
-        )
-
-    def interval(self, values: np.ndarray, statistic: str = "mean", groups: Any = None) -> Interval:
-        """A bootstrap interval with the seed of this run."""
-        options = self.options
-        return bootstrap(
-            values, statistic, groups=groups, num_resamples=options.num_resamples, seed=options.seed
+            unit=unit,
+            higher_is_better=higher_is_better,
+            interval=interval,
+            baselines={name: interval.estimate - margin.estimate for name, margin in margins.items()},
+            margins=margins,
         )

@@ -1,6 +1,6 @@
 """The suites that any shards can be put to: questions, retrieval, speech; each with its baselines and its cases."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,20 @@ from sensorium.evals.cases import (
     Case,
     Gallery,
     Part,
+    Row,
     checked_rows,
     fingerprint,
     gallery,
+    known_media,
+    known_questions,
     question_cases,
-    read_rows,
+    signal_of,
     speech_cases,
+    stream_rows,
 )
 from sensorium.evals.journal import Journal
 from sensorium.evals.metrics.answers import exact_match, vqa_accuracy
-from sensorium.evals.metrics.retrieval import KS, ranks, recall_per_query
+from sensorium.evals.metrics.retrieval import retrieval
 from sensorium.evals.metrics.speech import (
     NORMALIZERS,
     ErrorRate,
@@ -41,12 +45,10 @@ from sensorium.evals.metrics.speech import (
 )
 from sensorium.evals.results import Result
 from sensorium.evals.runner import Bar, Evaluation, Options, Run, Scored, Subject, no_bar
-from sensorium.media.audio import SAMPLE_RATE, log_mel
-from sensorium.media.image import resize_image
+from sensorium.media.audio import SAMPLE_RATE
 from sensorium.media.parts import Audio, Image
 
-_NEIGHBOUR_PIXELS = 64
-_MAX_KNOWN_SIGNALS = 4000
+CONTROL = "control: shuffled labels"
 
 
 def evaluate(
@@ -74,7 +76,8 @@ def evaluate(
     """
     options = check(suite, options or Options())
     if isinstance(data, str):
-        rows, known = read_rows(data, options.split, limit=options.limit), _known_rows(data, options)
+        rows = checked_rows(list(stream_rows(data, options.split)), limit=options.limit)
+        known = _known(suite, data, options)
     else:
         rows, known = checked_rows(data, limit=options.limit), []
     about: dict[str, Any] = {
@@ -113,25 +116,21 @@ def _vqa(run: Run) -> tuple[list[Result], list[Scored]]:
 
     truths = [case.answers for case in cases]
     ours = scores(answers, truths)
-    baselines = {"blind (media removed)": float(scores(blind, truths).mean())}
-    known = [_example(case) for case in question_cases(run.known)]
     asked = [_example(case) for case in cases]
-    options = sorted({example.answer for example in known or asked})
+    options = sorted({example.answer for example in run.known or asked})
     of_chance = [sum(score(a, t) for a in {*t} & {*options}) / len(options) for t in truths]
-    baselines["chance"] = float(np.mean(of_chance))
-    rivals: list[Baseline] = [Majority(), Blind()] if known else []
+    others = {"blind (media removed)": scores(blind, truths), "chance": np.array(of_chance)}
+    rivals: list[Baseline] = [Majority(), Blind()] if run.known else []
     for rival in rivals:
-        given = best_options(rival.scores(known, asked, options), options)
-        baselines[rival.name] = float(scores(given, truths).mean())
-    control = scores(answers, shuffled(truths, run.options.seed))
-    baselines["control: shuffled labels"] = float(control.mean())
+        given = best_options(rival.scores(run.known, asked, options), options)
+        others[rival.name] = scores(given, truths)
+    others[CONTROL] = scores(answers, shuffled(truths, run.options.seed))
     result = run.result(
         "VQA accuracy" if humans else "exact match",
-        float(ours.mean()),
-        len(cases),
+        ours,
+        others,
         normalizer="official VQA answer processing",
-        interval=run.interval(ours, groups=[case.media_key for case in cases]),
-        baselines=baselines,
+        groups=[case.media_key for case in cases],
     )
     shown = [
         Scored(
@@ -157,33 +156,33 @@ def _asr(run: Run) -> tuple[list[Result], list[Scored]]:
     heard = run.ask("listening", {f"heard {case.id}": case.prompt for case in cases})
     blind = run.ask("answering deaf", {f"blind {case.id}": case.words for case in cases})
     _note_long_sounds(run, [case.media[0] for case in cases])
-    others = {"blind (sound removed)": blind, "control: shuffled labels": shuffled(heard, run.options.seed)}
+    others = {"blind (sound removed)": blind}
     if run.known:
-        known = _sound_examples(run.known)
-        asked = [Example("", signal=_signal(case.media[0])) for case in cases]
-        options = sorted({example.answer for example in known})
+        asked = [Example("", signal=signal_of(case.media[0])) for case in cases]
+        options = sorted({example.answer for example in run.known})
         for rival in (Majority(), mel_neighbour()):
-            others[rival.name] = best_options(rival.scores(known, asked, options), options)
+            others[rival.name] = best_options(rival.scores(run.known, asked, options), options)
+    others[CONTROL] = shuffled(heard, run.options.seed)
     normalizer = run.options.normalizer
-    results, counts = [], np.zeros((len(cases), 2))
+    results = []
     rate: Callable[..., ErrorRate]
-    for name, rate in (("CER", character_error_rate), ("WER", word_error_rate)):
-        found = rate(said, heard, normalizer=normalizer)
-        counts = found.counts_N2
+    for name, rate in (("WER", word_error_rate), ("CER", character_error_rate)):
+        counts = {
+            other: rate(said, texts, normalizer=normalizer).counts_N2
+            for other, texts in {"": heard, **others}.items()
+        }
         results.append(
             run.result(
                 name,
-                found.rate,
-                len(cases),
+                counts.pop(""),
+                counts,
                 normalizer=normalizer,
+                statistic="ratio",
                 unit="rate",
                 higher_is_better=False,
-                interval=run.interval(counts, "ratio"),
-                baselines={
-                    other: rate(said, texts, normalizer=normalizer).rate for other, texts in others.items()
-                },
             )
         )
+    counts_N2 = word_error_rate(said, heard, normalizer=normalizer).counts_N2
     shown = [
         Scored(
             case.id,
@@ -192,109 +191,84 @@ def _asr(run: Run) -> tuple[list[Result], list[Scored]]:
             case.media,
             (("said", text), ("heard", given)),
         )
-        for case, text, given, (errors, units) in zip(cases, said, heard, counts, strict=True)
+        for case, text, given, (errors, units) in zip(cases, said, heard, counts_N2, strict=True)
     ]
-    return results[::-1], shown
+    return results, shown
 
 
 def _retrieval(run: Run) -> tuple[list[Result], list[Scored]]:
     found = gallery(run.rows)
     media_ML = run.embed({f"media {key}": part for key, part in found.media.items()})
-    texts_TL = run.embed({f"text {text}": text for text in found.texts})
-    matches_MT = np.array([[found.belongs(key, text) for text in found.texts] for key in found.media])
+    texts = list(found.texts)
+    texts_TL = run.embed({f"text {text}": text for text in texts})
+    matches_MT = found.matches()
     similarity_MT = media_ML @ texts_TL.T
-    others = _retrieval_baselines(run, found)
+    ours = retrieval(similarity_MT, matches_MT)
+    rivals = _retrieval_rivals(run, found)
+    looks = len(rivals) > 1
+    asked = [Example("", signal=signal_of(part) if looks else None) for part in found.media.values()]
+    # One similarity at a time: with many texts each is large.
+    others = {rival.name: retrieval(rival.scores(run.known, asked, texts), matches_MT) for rival in rivals}
     order = shuffled(range(len(media_ML)), run.options.seed)
-    others["control: shuffled labels"] = similarity_MT[order]
+    others[CONTROL] = retrieval(similarity_MT[order], matches_MT)
     results = []
-    for k in KS:
-        for name, turned in (("media -> text", False), ("text -> media", True)):
-            ours, *theirs = (
-                recall_per_query(*((s.T, matches_MT.T) if turned else (s, matches_MT)), k)
-                for s in (similarity_MT, *others.values())
-            )
-            results.append(
-                run.result(
-                    f"R@{k} {name}",
-                    float(ours.mean()),
-                    len(ours),
-                    normalizer="texts as they are; one of the same concept is right",
-                    interval=run.interval(ours),
-                    baselines={
-                        other: float(value.mean()) for other, value in zip(others, theirs, strict=True)
-                    },
-                )
-            )
-    for name, turned in (("media -> text", False), ("text -> media", True)):
-        ours, *theirs = (
-            ranks(*((s.T, matches_MT.T) if turned else (s, matches_MT)))
-            for s in (similarity_MT, *others.values())
-        )
+    for metric, values in ours.items():
+        is_rank = metric.startswith("rank")
         results.append(
             run.result(
-                f"median rank {name}",
-                float(np.median(ours)),
-                len(ours),
+                f"median {metric}" if is_rank else metric,
+                values,
+                {name: other[metric] for name, other in others.items()},
                 normalizer="texts as they are; one of the same concept is right",
-                unit="rank",
-                higher_is_better=False,
-                interval=run.interval(ours, "median"),
-                baselines={
-                    other: float(np.median(value)) for other, value in zip(others, theirs, strict=True)
-                },
+                statistic="median" if is_rank else "mean",
+                unit="rank" if is_rank else "",
+                higher_is_better=not is_rank,
             )
         )
-    rank_M = ranks(similarity_MT, matches_MT)
     best_M3 = np.argsort(-similarity_MT, axis=1, kind="stable")[:, :3]
     shown = [
         Scored(
             found.ids[key],
             -float(rank),
-            f"rank {rank:g} of {len(found.texts)}",
+            f"rank {rank:g} of {len(texts)}",
             (part,),
             (
-                ("nearest texts", "; ".join(found.texts[place] for place in best)),
-                ("right", "; ".join(text for text in found.texts if found.belongs(key, text))),
+                ("nearest texts", "; ".join(texts[place] for place in best)),
+                ("right", "; ".join(texts[place] for place in np.flatnonzero(right))),
             ),
         )
-        for (key, part), rank, best in zip(found.media.items(), rank_M, best_M3, strict=True)
+        for (key, part), rank, best, right in zip(
+            found.media.items(), ours["rank media -> text"], best_M3, matches_MT, strict=True
+        )
     ]
     return results, shown
 
 
-def _retrieval_baselines(run: Run, found: Gallery) -> dict[str, np.ndarray]:
-    """Name -> similarity [media, texts] of baselines."""
-    similarities = {"chance": Chance().scores([], [Example("")] * len(found.media), found.texts)}
+def _retrieval_rivals(run: Run, found: Gallery) -> list[Baseline]:
+    """Chance, and neighbours where there is something to learn from and all media are of one kind."""
     kinds = {type(part) for part in found.media.values()}
     if not run.known or len(kinds) > 1:
-        return similarities
-    learned = gallery(_spread(run.known, _MAX_KNOWN_SIGNALS))
-    known = [
-        Example(text, signal=_signal(learned.media[key]))
-        for key, text in sorted(learned.pairs)
-        if type(learned.media[key]) in kinds
-    ]
-    asked = [Example("", signal=_signal(part)) for part in found.media.values()]
-    rivals = pixel_neighbours() if kinds == {Image} else [mel_neighbour()]
-    for rival in rivals:
-        similarities[rival.name] = rival.scores(known, asked, found.texts)
-    unseen = len(set(found.texts) - {example.answer for example in known})
+        return [Chance()]
+    unseen = len(set(found.texts) - {example.answer for example in run.known})
     if unseen:
         run.notes.append(f"{unseen} of {len(found.texts)} texts are unknown to the nearest neighbours")
-    return similarities
+    return [Chance(), *(pixel_neighbours() if kinds == {Image} else [mel_neighbour()])]
 
 
 @dataclass(frozen=True)
 class _Entry:
+    """A suite: how it runs, what its baselines learn from rows, its own prompt and longest answer."""
+
     run: Callable[[Run], tuple[list[Result], list[Scored]]]
+    learn: Callable[[Iterable[Row]], list[Example]]
     prompt: str
     max_tokens: int
 
 
 SUITES = {
-    "vqa": _Entry(_vqa, "{question}", 16),
-    "retrieval": _Entry(_retrieval, "", 0),
-    "asr": _Entry(_asr, "transcribe", 128),
+    "vqa": _Entry(_vqa, known_questions, "{question}", 16),
+    "retrieval": _Entry(_retrieval, known_media, "", 0),
+    "asr": _Entry(_asr, lambda rows: known_media(rows, ("audio",)), "transcribe", 128),
 }
 
 
@@ -308,19 +282,18 @@ def check(suite: str, options: Options) -> Options:
         raise ValueError(f"the prompt {prompt!r} must hold {{question}}, where the question goes")
     if options.normalizer not in NORMALIZERS:
         raise ValueError(f"unknown normalizer {options.normalizer!r}; known are {', '.join(NORMALIZERS)}")
-    if options.batch_size < 1 or options.limit < 0 or options.max_tokens < 0:
-        raise ValueError("batch_size must be at least 1, and limit and max_tokens 0 or more")
+    if min(options.batch_size, options.num_resamples) < 1 or min(options.limit, options.max_tokens) < 0:
+        raise ValueError("batch_size and num_resamples must be at least 1, limit and max_tokens at least 0")
     return replace(options, prompt=prompt, max_tokens=options.max_tokens or entry.max_tokens)
 
 
-def _known_rows(data: str, options: Options) -> list[dict[str, Any]]:
-    """Rows that baselines may learn from: never those that are asked."""
+def _known(suite: str, data: str, options: Options) -> list[Example]:
+    """What baselines may learn from: never what is asked."""
     if options.known:
         names = [] if options.known == "none" else options.known.split(",")
-        return [row for name in names for row in read_rows(name, "train")]
-    if options.split == "train" or not Reader(data, "train").num_rows:
-        return []
-    return read_rows(data, "train")
+    else:
+        names = [data] if options.split != "train" and Reader(data, "train").num_rows else []
+    return [example for name in names for example in SUITES[suite].learn(stream_rows(name, "train"))]
 
 
 def _asked(case: Case, template: str, *, blind: bool = False) -> tuple[Part, ...]:
@@ -346,23 +319,7 @@ def _note_long_sounds(run: Run, sounds: Sequence[Image | Audio]) -> None:
 
 
 def _example(case: Case) -> Example:
-    return Example(max(case.answers, key=case.answers.count), question=case.question)
-
-
-def _sound_examples(rows: Sequence[dict[str, Any]]) -> list[Example]:
-    cases = speech_cases(_spread(rows, _MAX_KNOWN_SIGNALS), "")
-    return [Example(case.answers[0], signal=_signal(case.media[0])) for case in cases]
-
-
-def _signal(part: Image | Audio) -> np.ndarray:
-    """What neighbours are found by; pictures are held small."""
-    if isinstance(part, Image):
-        return resize_image(part.pixels(), _NEIGHBOUR_PIXELS, _NEIGHBOUR_PIXELS)
-    return log_mel(part.waveform())
-
-
-def _spread(rows: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    return list(rows[:: -(-len(rows) // most)] if len(rows) > most else rows)
+    return Example(case.answers[0], question=case.question)
 
 
 def _people(answers: Sequence[str]) -> str:

@@ -113,6 +113,11 @@ def read_log(text: str) -> list[tuple[float, float, float, str]]:
     return rows
 
 
+def log_latency(text: str) -> Latency:
+    """Latency of a whisper_streaming log: of each line, when it was emitted minus when its words end."""
+    return _latency([emitted_s - end_s for emitted_s, _, end_s, _ in read_log(text)])
+
+
 def _latency(lags: Sequence[float]) -> Latency:
     lags_N = np.array(lags, dtype=float)
     if not lags_N.size:

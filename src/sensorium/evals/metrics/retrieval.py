@@ -50,19 +50,22 @@ def ranks(similarity_QC: np.ndarray, matches_QC: np.ndarray) -> np.ndarray:
     return np.where(equal_Q > 0, ahead_Q + (tied_Q + equal_Q + 1) / (equal_Q + 1), np.inf)
 
 
-def retrieval(similarity_MC: np.ndarray, matches_MC: np.ndarray) -> dict[str, float]:
-    """R@1, 5, 10 and the median rank of media to captions and of captions to media.
+def retrieval(similarity_MC: np.ndarray, matches_MC: np.ndarray) -> dict[str, np.ndarray]:
+    """R@1, R@5, R@10 and rank of every query, of media to texts and of texts to media.
 
     Args:
-        similarity_MC, matches_MC: media in rows, captions in columns.
+        similarity_MC, matches_MC: media in rows, texts in columns.
+
+    Returns:
+        "R@1 media -> text" and so on -> float64 of each query: the figure is its mean, of "rank ..." its median.
     """
-    found: dict[str, float] = {}
+    found: dict[str, np.ndarray] = {}
     for name, similarity, matches in (
-        ("media_to_text", similarity_MC, matches_MC),
-        ("text_to_media", similarity_MC.T, matches_MC.T),
+        ("media -> text", similarity_MC, matches_MC),
+        ("text -> media", similarity_MC.T, matches_MC.T),
     ):
-        found |= {f"{name}_r{k}": recall_at_k(similarity, matches, k) for k in KS}
-        found[f"{name}_median_rank"] = float(np.median(ranks(similarity, matches)))
+        found |= {f"R@{k} {name}": recall_per_query(similarity, matches, k) for k in KS}
+        found[f"rank {name}"] = ranks(similarity, matches)
     return found
 
 
