@@ -15,13 +15,13 @@ from sensorium.media.image import encode_png
 from sensorium.media.parts import Audio, Image
 
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
+body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
 h1,h2{line-height:1.2}table{border-collapse:collapse;margin:1rem 0}th,td{border:1px solid #999;padding:.35rem .7rem;
 text-align:right}th:first-child,td:first-child{text-align:left}caption{text-align:left;font-weight:600;padding:.3rem 0}
 .grid{display:flex;flex-wrap:wrap;gap:.8rem}figure{margin:0;width:7.5rem}figure.wide{width:18rem}
 figure img{width:100%;image-rendering:pixelated;border:1px solid #ccc}figcaption{font-size:.85rem}
 img.plot{max-width:100%}.note{color:#444}.scroll{overflow-x:auto}
-td{font-variant-numeric:tabular-nums}td,th[scope=row]{white-space:nowrap}
+td{font-variant-numeric:tabular-nums;white-space:pre}th[scope=row]{white-space:nowrap}table{font-size:.92rem}
 ul.cases{list-style:none;padding:0;display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1rem}
 ul.cases>li{border:1px solid #bbb;border-radius:.4rem;padding:.8rem}ul.cases p{margin:0}ul.cases h3{margin:0 0 .5rem;font-size:1rem;
 overflow-wrap:anywhere}ul.cases img{display:block;max-width:100%;min-width:6rem;image-rendering:pixelated}
@@ -133,17 +133,19 @@ def write_evaluation(evaluation: Evaluation, path: Path, *, num_shown: int = NUM
     for names in dict.fromkeys(tuple(result.baselines) for result in results):
         rows = [
             (
-                r.metric + ("" if r.higher_is_better else " (lower is better)"),
-                shown_value(r, r.value),
-                shown_interval(r),
+                r.metric,
+                f"{shown_value(r, r.value)}\n{shown_interval(r)}",
                 str(r.n),
-                *(shown_baseline(r, name) for name in names),
+                *(shown_baseline(r, name, between="\n") for name in names),
             )
             for r in results
             if tuple(r.baselines) == names
         ]
-        what = "Figures beside their baselines" if names else "Figures"
-        report.table(what, ("metric", "value", "interval", "n", *names), rows)
+        lower = sorted({r.unit for r in results if tuple(r.baselines) == names and not r.higher_is_better})
+        what = "Figures beside their baselines" + (
+            f"; of a {' and a '.join(lower)} lower is better" if lower else ""
+        )
+        report.table(what, ("metric", "value", "n", *names), rows)
     order = np.random.default_rng(about["seed"]).permutation(len(evaluation.scored))
     ranked = sorted((evaluation.scored[place] for place in order), key=lambda case: case.score)
     num_shown = min(num_shown, -(-len(ranked) // 2))
@@ -159,12 +161,12 @@ def shown_value(result: Result, value: float) -> str:
     return f"{value:.1f}" if result.unit == "rank" else f"{value:.1%}"
 
 
-def shown_baseline(result: Result, name: str) -> str:
-    """A baseline, and how far the value is from it."""
+def shown_baseline(result: Result, name: str, *, between: str = "  ") -> str:
+    """A baseline, and how far the value is from it on the same samples."""
     margin, places = result.margins[name], (1 if result.unit == "rank" else 100)
     ends = (places * value for value in (margin.estimate, margin.low, margin.high))
     difference, low, high = (f"{round(end, 1) + 0.0:+.1f}" for end in ends)
-    return f"{shown_value(result, result.baselines[name])} ({difference} [{low}, {high}])"
+    return f"{shown_value(result, result.baselines[name])}{between}{difference} [{low}, {high}]"
 
 
 def spectrogram_png(mel_FM: np.ndarray) -> bytes:
