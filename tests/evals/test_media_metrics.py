@@ -105,6 +105,33 @@ def test_zero_shot_names_are_means_over_templates() -> None:
 
 
 @settings(max_examples=100)
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
+def test_zero_shot_accuracy_is_its_definition(
+    seed: int, num_templates: int, num_classes: int, k: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    table = {}
+
+    def embed(texts: list[str]) -> np.ndarray:
+        for text in texts:
+            vector = rng.standard_normal(6)
+            table[text] = vector / np.linalg.norm(vector)
+        return np.array([table[text] for text in texts])
+
+    names, templates = [f"n{i}" for i in range(num_classes)], [f"t{i} {{}}" for i in range(num_templates)]
+    vectors = class_vectors(embed, names, templates)
+    media, labels = rng.standard_normal((20, 6)), rng.integers(num_classes, size=20)
+    right = 0
+    for medium, label in zip(media, labels, strict=True):
+        scores = []
+        for name in names:  # CLIP's notebook: mean over templates, then length 1
+            mean = np.mean([table[t.replace("{}", name)] for t in templates], axis=0)
+            scores.append(medium @ mean / np.linalg.norm(mean))
+        right += label in np.argsort(scores)[::-1][:k]
+    assert zero_shot_accuracy(media, vectors, labels.tolist(), k=k) == pytest.approx(right / 20)
+
+
+@settings(max_examples=100)
 @given(st.integers(0, 10_000), st.integers(1, 6))
 def test_frechet_distance_is_the_formula_with_scipys_root(seed: int, dim: int) -> None:
     rng = np.random.default_rng(seed)
@@ -149,6 +176,36 @@ def test_an_edit_is_scored_inside_and_outside() -> None:
     assert edit_score(source, noisy, wanted).outside_psnr == pytest.approx(10 * np.log10(255**2 / 100))
     with pytest.raises(ValueError, match="no inside"):
         edit_score(source, wanted, source)
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 10_000))
+def test_edit_and_pixel_scores_are_sums_over_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    source, result, wanted = rng.integers(0, 256, (3, 5, 4, 3)).astype(np.uint8)
+    kept = rng.random((5, 4)) < 0.6
+    wanted[kept] = source[kept]
+    wanted[0, 0], kept[0, 0] = 255 - source[0, 0] // 2, False
+    inside, outside, errors = [], [], []
+    agree = ink = both = 0
+    for y in range(5):
+        for x in range(4):
+            old, new, goal = (p[y, x].astype(float) for p in (source, result, wanted))
+            if max(abs(old - goal)) > 8:
+                inside.append(np.mean(abs(new - old)) / 255)
+                errors.append(np.mean(abs(new - goal)) / 255)
+            else:
+                outside.append(np.mean(abs(new - old)) / 255)
+            same = max(abs(old - new)) <= 16
+            dark_old, dark_new = min(old) < 255 - 16, min(new) < 255 - 16
+            agree, ink = agree + same, ink + (dark_old or dark_new)
+            both += dark_old and dark_new and same
+    if inside:
+        found = edit_score(source, result, wanted)
+        assert (found.inside_change, found.inside_error) == pytest.approx((np.mean(inside), np.mean(errors)))
+        if outside:
+            assert found.outside_change == pytest.approx(np.mean(outside))
+    assert pixel_agreement(source, result) == pytest.approx((agree / 20, both / ink))
 
 
 @settings(max_examples=100)
@@ -246,6 +303,29 @@ def test_latency_in_three_ways() -> None:
         caption_latency(updates[::-1], duration_s=6, offline_compute_s=0, offline_ends_s=())
 
 
+@settings(max_examples=100)
+@given(st.integers(0, 10_000))
+def test_latency_is_that_of_whisper_streamings_loop(seed: int) -> None:
+    """Its loop: sleep until a chunk of sound is there, hear all there is by then, compute, emit by the clock.
+
+    Only at the end of the sound it does not wait for a full chunk.
+    """
+    rng = np.random.default_rng(seed)
+    duration_s, chunk_s, now_s, heard_s, said_s = rng.uniform(4, 20), rng.uniform(0.3, 2), 0.0, 0.0, 0.0
+    updates, emitted = [], []
+    while heard_s < duration_s:
+        now_s = max(now_s, min(heard_s + chunk_s, duration_s))
+        heard_s = min(now_s, duration_s)
+        ends = sorted(rng.uniform(said_s, heard_s, rng.integers(0, 4)))
+        said_s, compute_s = heard_s, rng.exponential(0.8)
+        now_s += compute_s
+        emitted += [(now_s - end_s, heard_s - end_s) for end_s in ends]
+        updates.append(Update(heard_s=heard_s, compute_s=compute_s, ends_s=tuple(ends)))
+    found = caption_latency(updates, duration_s=duration_s, offline_compute_s=1, offline_ends_s=())
+    assert found.aware.lags_N == pytest.approx([lag for lag, _ in emitted])
+    assert found.unaware.lags_N == pytest.approx([lag for _, lag in emitted])
+
+
 def test_logs_of_whisper_streaming_are_read() -> None:
     log = "2691.4399 300 1380 Chairman, thank you.\n6914.5501 1940 4940 If the debate today had a\n"
     rows = read_log(log)
@@ -271,6 +351,19 @@ def test_calibration_is_its_definition(seed: int, num_bins: int) -> None:
     assert found.ece == pytest.approx(total)
     assert found.brier == pytest.approx(np.mean((confidence - correct) ** 2))
     assert found.count_B.sum() == 60
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 10_000), st.integers(2, 5))
+def test_brier_is_its_definition(seed: int, num_classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    probabilities, labels = rng.dirichlet(np.ones(num_classes), 10), rng.integers(num_classes, size=10)
+    wanted = sum(
+        (p - (c == label)) ** 2
+        for row, label in zip(probabilities, labels, strict=True)
+        for c, p in enumerate(row)
+    )
+    assert brier_score(probabilities, labels) == pytest.approx(wanted / 10)
 
 
 def test_calibration_of_known_predictors() -> None:

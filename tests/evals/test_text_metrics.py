@@ -62,6 +62,21 @@ def test_exact_match() -> None:
     assert exact_match("dog", ["cat"]) == 0
 
 
+def test_exact_match_is_equality_after_the_owners_processing() -> None:
+    pairs = [
+        (text, wanted)
+        for text, wanted in reference("vqa")["processed"]
+        if "\n" not in text and "\t" not in text
+    ]
+    same = 0
+    for (a, clean_a), (b, clean_b) in zip(pairs, [*pairs[1:], pairs[0]], strict=True):
+        assert exact_match(a, ["nothing like it", b]) == (clean_a == clean_b)
+        assert exact_match(a, [a + " "]) == 1
+        same += clean_a == clean_b
+    assert len(pairs) > 400
+    assert same > 0
+
+
 def test_cider_is_that_of_the_owners_code() -> None:
     corpora = reference("captions")["cider"]
     assert sum(len(corpus["given"]) for corpus in corpora) == 150
@@ -92,6 +107,8 @@ def test_bleu_and_chrf_are_those_of_sacrebleu(rows: list[tuple[str, list[str]]])
     columns = [[refs[n] if n < len(refs) else None for refs in references] for n in range(most)]
     assert bleu(texts, references).value == sacrebleu.corpus_bleu(texts, columns).score
     assert chrf(texts, references).value == sacrebleu.corpus_chrf(texts, columns).score
+    plus = sacrebleu.corpus_chrf(texts, columns, word_order=2).score
+    assert chrf(texts, references, word_order=2).value == plus
 
 
 def test_bleu_names_its_signature_and_follows_the_owners_example() -> None:
