@@ -38,17 +38,8 @@ def shards(tmp_path: Path) -> Path:
 def test_a_suite_on_ones_own_parquet(
     here: Here, model_folder: Path, shards: Path, suite: str, data: str, metrics: list[str]
 ) -> None:
-    line = (
-        "eval",
-        model_folder,
-        "--suite",
-        suite,
-        "--data",
-        f"{data}.parquet",
-        "--max-tokens",
-        "4",
-        "--json",
-    )
+    short = () if suite == "retrieval" else ("--max-tokens", "4")
+    line = ("eval", model_folder, "--suite", suite, "--data", f"{data}.parquet", *short, "--json")
     first = here(*line, "--batch-size", "4", "--num-resamples", "50")
     assert first.returncode == 0, first.stderr
     found = json.loads(first.stdout)
@@ -106,6 +97,14 @@ def test_mistakes_are_told_in_a_sentence(here: Here, model_folder: Path, shards:
     assert_mistake(here("eval", model_folder, *data), "--suite is missing")
     assert_mistake(here("eval", model_folder, "--suite", "vqa"), "--data is missing")
     assert_mistake(here("eval", model_folder, "--suite", "vaq", *data), "known are vqa, retrieval, asr")
+    assert_mistake(
+        here("eval", model_folder, "--suite", "vqa", *data, "--normalizer", "plain"), "takes no norm"
+    )
+    assert_mistake(
+        here("eval", model_folder, "--suite", "retrieval", *data, "--prompt", "x"), "takes no prompt"
+    )
+    learned = ("--split", "train", "--known", "questions.parquet")
+    assert_mistake(here("eval", model_folder, "--suite", "vqa", *data, *learned), "which is what is asked")
     wrong = ("--normalizer", "whisper")
     assert_mistake(here("eval", model_folder, "--suite", "asr", *data, *wrong), "whisper-english")
     assert_mistake(here("eval", model_folder, "--suite", "asr", *data), "has no audio with text")

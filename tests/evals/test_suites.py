@@ -242,3 +242,6 @@ def test_a_broken_medium_is_told_with_its_sample(tmp_path: Path) -> None:
 def test_a_limit_is_spread_over_the_data(questions: str, tmp_path: Path) -> None:
     found = evaluate(Seer(), "vqa", questions, tmp_path, Options(limit=4, num_resamples=50))
     assert [case.id for case in found.scored] == ["test-0", "test-3", "test-6", "test-9"]
+    most = evaluate(Seer(), "vqa", question_rows("validation"), tmp_path, Options(limit=9), overwrite=True)
+    assert [case.id for case in most.scored][-2:] == ["validation-9", "validation-10"]
+    assert most.results[0].split == most.about["split"] == "validation"

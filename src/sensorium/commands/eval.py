@@ -54,10 +54,10 @@ class Eval:
     """Samples at most, evenly spread; 0 means all."""
     prompt: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: {question}; asr: transcribe)")] = ""
     """vqa: words in which {question} stands for the question; asr: what is asked after the sound."""
-    normalizer: str = "basic"
+    normalizer: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: basic)")] = ""
     """asr: plain, basic or whisper-english."""
     max_tokens: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: 16; asr: 128)")] = 0
-    """The longest answer."""
+    """vqa, asr: the longest answer."""
     batch_size: int = 32
     """Prompts answered together."""
     num_resamples: int = 2000

@@ -76,7 +76,8 @@ def checked_rows(rows: Sequence[Row], *, limit: int = 0) -> list[dict[str, Any]]
     """
     if not rows:
         raise ValueError("there are no rows to evaluate on; give at least one")
-    chosen = [dict(row) for row in (rows[:: max(1, len(rows) // limit)][:limit] if limit else rows)]
+    num = min(limit or len(rows), len(rows))
+    chosen = [dict(rows[number * len(rows) // num]) for number in range(num)]
     seen: set[str] = set()
     for row in chosen:
         if row.get("problems"):

@@ -78,8 +78,8 @@ class Options:
         known: what baselines may learn from: "" is the split train of the same data, "none" nothing, anything else
             names of data between commas, whose split train is taken.
         limit: cases at most, evenly spread; 0 means all.
-        prompt: of the suite ("{question}" for vqa, "transcribe" for asr); "" is that default.
-        normalizer: of asr. max_tokens: of an answer; 0 is the suite's default.
+        prompt: what is asked; "" is the suite's own ("{question}" for vqa, "transcribe" for asr).
+        normalizer: of asr; "" is "basic". max_tokens: of an answer; 0 is the suite's own.
         batch_size: prompts answered together. seed: of answers, intervals and controls.
     """
 
@@ -87,7 +87,7 @@ class Options:
     known: str = ""
     limit: int = 0
     prompt: str = ""
-    normalizer: str = "basic"
+    normalizer: str = ""
     max_tokens: int = 0
     batch_size: int = 32
     seed: int = 0

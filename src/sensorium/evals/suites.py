@@ -80,6 +80,7 @@ def evaluate(
         known = _known(suite, data, options)
     else:
         rows, known = checked_rows(data, limit=options.limit), []
+        options = replace(options, split=", ".join(sorted({row["split"] for row in rows})))
     about: dict[str, Any] = {
         "suite": suite,
         "model": subject.name,
@@ -257,18 +258,19 @@ def _retrieval_rivals(run: Run, found: Gallery) -> list[Baseline]:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A suite: how it runs, what its baselines learn from rows, its own prompt and longest answer."""
+    """A suite: how it runs, what its baselines learn from rows, and its own options; an empty one it does not take."""
 
     run: Callable[[Run], tuple[list[Result], list[Scored]]]
     learn: Callable[[Iterable[Row]], list[Example]]
-    prompt: str
-    max_tokens: int
+    prompt: str = ""
+    max_tokens: int = 0
+    normalizer: str = ""
 
 
 SUITES = {
     "vqa": _Entry(_vqa, known_questions, "{question}", 16),
-    "retrieval": _Entry(_retrieval, known_media, "", 0),
-    "asr": _Entry(_asr, lambda rows: known_media(rows, ("audio",)), "transcribe", 128),
+    "retrieval": _Entry(_retrieval, known_media),
+    "asr": _Entry(_asr, lambda rows: known_media(rows, ("audio",)), "transcribe", 128, "basic"),
 }
 
 
@@ -276,21 +278,27 @@ def check(suite: str, options: Options) -> Options:
     """Options with the suite's own where none were given; a mistake is told before any work."""
     if suite not in SUITES:
         raise ValueError(f"unknown suite {suite!r}; known are {', '.join(SUITES)}")
-    entry = SUITES[suite]
-    prompt = options.prompt or entry.prompt
-    if suite == "vqa" and "{question}" not in prompt:
-        raise ValueError(f"the prompt {prompt!r} must hold {{question}}, where the question goes")
-    if options.normalizer not in NORMALIZERS:
+    entry, chosen = SUITES[suite], {}
+    for name in ("prompt", "max_tokens", "normalizer"):
+        given, own = getattr(options, name), getattr(entry, name)
+        if given and not own:
+            raise ValueError(f"the suite {suite} takes no {name}, and {given!r} was given: leave it out")
+        chosen[name] = given or own
+    if suite == "vqa" and "{question}" not in chosen["prompt"]:
+        raise ValueError(f"the prompt {chosen['prompt']!r} must hold {{question}}, where the question goes")
+    if chosen["normalizer"] and chosen["normalizer"] not in NORMALIZERS:
         raise ValueError(f"unknown normalizer {options.normalizer!r}; known are {', '.join(NORMALIZERS)}")
     if min(options.batch_size, options.num_resamples) < 1 or min(options.limit, options.max_tokens) < 0:
         raise ValueError("batch_size and num_resamples must be at least 1, limit and max_tokens at least 0")
-    return replace(options, prompt=prompt, max_tokens=options.max_tokens or entry.max_tokens)
+    return replace(options, **chosen)
 
 
 def _known(suite: str, data: str, options: Options) -> list[Example]:
     """What baselines may learn from: never what is asked."""
     if options.known:
         names = [] if options.known == "none" else options.known.split(",")
+        if data in names and options.split == "train":
+            raise ValueError(f"baselines cannot learn from {data}, which is what is asked; name other data")
     else:
         names = [data] if options.split != "train" and Reader(data, "train").num_rows else []
     return [example for name in names for example in SUITES[suite].learn(stream_rows(name, "train"))]
