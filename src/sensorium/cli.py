@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "chat": ("sensorium.commands.chat", "talk with a model, with pictures and sounds"),
     "embed": ("sensorium.commands.embed", "words, pictures and sounds as vectors of one space"),
     "data": ("sensorium.commands.data", "import, check, show, filter, export: everything about data"),
+    "eval": ("sensorium.commands.eval", "put a model to a test, beside its baselines"),
     "info": ("sensorium.commands.info", "the architecture of a recipe or model, and what a token costs"),
     "doctor": ("sensorium.commands.doctor", "check this machine and this installation"),
 }

@@ -13,7 +13,7 @@ from rich.table import Table
 from sensorium import recipes
 from sensorium.config import RunConfig
 from sensorium.data.sample import Sample
-from sensorium.evals.report import Report
+from sensorium.evals.report import Report, spectrogram_png
 from sensorium.evals.starter import StarterSuite, load_samples
 from sensorium.generate.interface import Model
 from sensorium.media.audio import denormalize_mel, encode_wav, griffin_lim
@@ -135,18 +135,12 @@ def _show_figures(console: Console, figures: dict[str, dict[str, Any]]) -> None:
     console.print(table)
 
 
-def _spectrogram(mel_F100: np.ndarray) -> bytes:
-    """A normalised log-mel as a PNG, low notes at the bottom."""
-    grey = np.clip((mel_F100.T[::-1] + 2) / 4 * 255, 0, 255).astype(np.uint8)
-    return encode_png(np.repeat(np.repeat(grey, 2, axis=0), 4, axis=1)[..., None].repeat(3, axis=2))
-
-
 def _png(array_CHW: np.ndarray) -> bytes:
     return encode_png(denormalize_image(array_CHW))
 
 
 def _sound(array_1FM: np.ndarray, label: str) -> tuple[bytes, bytes, str]:
-    return encode_wav(griffin_lim(denormalize_mel(array_1FM[0]))), _spectrogram(array_1FM[0]), label
+    return encode_wav(griffin_lim(denormalize_mel(array_1FM[0]))), spectrogram_png(array_1FM[0]), label
 
 
 def _write_report(

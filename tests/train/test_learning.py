@@ -12,7 +12,7 @@ from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig,
 from sensorium.data.reader import Reader
 from sensorium.data.sample import Sample, sample_of_row
 from sensorium.data.templates import build_documents, chat_segments
-from sensorium.evals.retrieval import recall_at_k
+from sensorium.evals.metrics.retrieval import matches_of_keys, recall_at_k
 from sensorium.generate.engine import MediaOptions, TextOptions
 from sensorium.generate.interface import Model
 from sensorium.losses import compute_losses
@@ -183,7 +183,7 @@ def retrieval(model: Sensorium, name: str) -> float:
     media = door(model).embed_segments([[medium(s), EmbSegment()] for s in samples])
     words = door(model).embed(keys)
     both = (media @ words.T, words @ media.T)
-    return float(np.mean([recall_at_k(similarity, keys, keys) for similarity in both]))
+    return float(np.mean([recall_at_k(similarity, matches_of_keys(keys, keys)) for similarity in both]))
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,32 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image as pillow
+
+from sensorium.evals.results import Result
+from sensorium.evals.runner import Evaluation, Scored
+from sensorium.media.audio import SAMPLE_RATE, encode_wav, log_mel, normalize_mel
+from sensorium.media.image import encode_png
+from sensorium.media.parts import Audio, Image
+
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
+body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
 h1,h2{line-height:1.2}table{border-collapse:collapse;margin:1rem 0}th,td{border:1px solid #999;padding:.35rem .7rem;
 text-align:right}th:first-child,td:first-child{text-align:left}caption{text-align:left;font-weight:600;padding:.3rem 0}
 .grid{display:flex;flex-wrap:wrap;gap:.8rem}figure{margin:0;width:7.5rem}figure.wide{width:18rem}
 figure img{width:100%;image-rendering:pixelated;border:1px solid #ccc}figcaption{font-size:.85rem}
-img.plot{max-width:100%}.note{color:#444}
+img.plot{max-width:100%}.note{color:#444}.scroll{overflow-x:auto}
+td{font-variant-numeric:tabular-nums;white-space:pre}th[scope=row]{white-space:nowrap}table{font-size:.92rem}
+ul.cases{list-style:none;padding:0;display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1rem}
+ul.cases>li{border:1px solid #bbb;border-radius:.4rem;padding:.8rem}ul.cases p{margin:0}ul.cases h3{margin:0 0 .5rem;font-size:1rem;
+overflow-wrap:anywhere}ul.cases img{display:block;max-width:100%;min-width:6rem;image-rendering:pixelated}
+ul.cases img.sound{width:100%;height:7rem}ul.cases audio{width:100%;margin-top:.3rem}dl{margin:.5rem 0 0;display:grid;grid-template-columns:auto 1fr;gap:.1rem .7rem}
+dt{color:#444}dd{margin:0;overflow-wrap:anywhere}
 """
+NUM_SHOWN = 12
+_MAX_SIDE = 160
+_MAX_SHOWN_S = 12.0
 
 
 class Report:
@@ -39,8 +57,10 @@ class Report:
             + "</tr>"
             for row in rows
         )
+        # A wide table scrolls by itself; with the keyboard too, which takes a focus and a name.
         self.parts.append(
-            f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(caption, quote=True)}"><table>'
+            f"<caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
     def pictures(self, items: Iterable[tuple[bytes, str]]) -> None:
@@ -62,6 +82,21 @@ class Report:
         )
         self.parts.append(f'<div class="grid">{figures}</div>')
 
+    def cases(self, cases: Iterable[Scored]) -> None:
+        """Cases with all that they are made of."""
+        cards = "".join(
+            f"<li><h3>{html.escape(case.id)}: {html.escape(case.verdict)}</h3>"
+            + "".join(_shown(part, case) for part in case.media)
+            + "<dl>"
+            + "".join(
+                f"<dt>{html.escape(what)}</dt><dd>{html.escape(text) or '(nothing)'}</dd>"
+                for what, text in case.lines
+            )
+            + "</dl></li>"
+            for case in cases
+        )
+        self.parts.append(f'<ul class="cases">{cards}</ul>')
+
     def plot(self, png: bytes, label: str) -> None:
         """A wide picture."""
         self.parts.append(
@@ -77,6 +112,96 @@ class Report:
             f"<body><main><h1>{title}</h1>{''.join(self.parts)}</main></body></html>\n",
             encoding="utf-8",
         )
+
+
+def write_evaluation(evaluation: Evaluation, path: Path, *, num_shown: int = NUM_SHOWN) -> None:
+    """A page of an evaluation: figures beside their baselines, then the worst and the best cases, shown.
+
+    Args:
+        num_shown: of each at most; with fewer than twice as many cases, half of them. Cases of the same score come in a
+            random order of the seed, not in that of the file.
+    """
+    about, results = evaluation.about, evaluation.results
+    report = Report(f"Evaluation: {about['suite']} of {about['model']} on {about['data']}")
+    report.text(
+        f"{about['cases']} samples of the split {about['split']} (hash {about['data_hash']}), weights {about['weights']}, "
+        f"seed {about['seed']}, prompt {about['prompt']!r}, texts compared by: {results[0].normalizer}. Brackets hold "
+        "95% bootstrap intervals; beside a baseline, of the value minus that baseline's on the same samples."
+    )
+    for note in about["notes"]:
+        report.text(f"Note: {note}.")
+    for names in dict.fromkeys(tuple(result.baselines) for result in results):
+        rows = [
+            (
+                r.metric,
+                f"{shown_value(r, r.value)}\n{shown_interval(r)}",
+                str(r.n),
+                *(shown_baseline(r, name, between="\n") for name in names),
+            )
+            for r in results
+            if tuple(r.baselines) == names
+        ]
+        lower = sorted({r.unit for r in results if tuple(r.baselines) == names and not r.higher_is_better})
+        what = "Figures beside their baselines" + (
+            f"; of a {' and a '.join(lower)} lower is better" if lower else ""
+        )
+        report.table(what, ("metric", "value", "n", *names), rows)
+    order = np.random.default_rng(about["seed"]).permutation(len(evaluation.scored))
+    ranked = sorted((evaluation.scored[place] for place in order), key=lambda case: case.score)
+    num_shown = min(num_shown, -(-len(ranked) // 2))
+    report.heading("Worst cases")
+    report.cases(ranked[:num_shown])
+    report.heading("Best cases")
+    report.cases(ranked[num_shown:][::-1][:num_shown])
+    report.write(path)
+
+
+def shown_value(result: Result, value: float) -> str:
+    """A value as people read it."""
+    return f"{value:.1f}" if result.unit == "rank" else f"{value:.1%}"
+
+
+def shown_baseline(result: Result, name: str, *, between: str = "  ") -> str:
+    """A baseline, and how far the value is from it on the same samples."""
+    margin, places = result.margins[name], (1 if result.unit == "rank" else 100)
+    ends = (places * value for value in (margin.estimate, margin.low, margin.high))
+    difference, low, high = (f"{round(end, 1) + 0.0:+.1f}" for end in ends)
+    return f"{shown_value(result, result.baselines[name])}{between}{difference} [{low}, {high}]"
+
+
+def spectrogram_png(mel_FM: np.ndarray) -> bytes:
+    """A normalised log-mel as a PNG, low notes at the bottom."""
+    grey = np.clip((mel_FM.T[::-1] + 2) / 4 * 255, 0, 255).astype(np.uint8)
+    return encode_png(np.repeat(np.repeat(grey, 2, axis=0), 4, axis=1)[..., None].repeat(3, axis=2))
+
+
+def shown_interval(result: Result) -> str:
+    """An interval in brackets."""
+    interval = result.interval
+    if interval is None:
+        return "[no interval]"
+    return f"[{shown_value(result, interval.low)}, {shown_value(result, interval.high)}]"
+
+
+def _shown(part: Image | Audio, case: Scored) -> str:
+    """A medium of a case as HTML."""
+    about = html.escape("; ".join(f"{what}: {text}" for what, text in case.lines)[:300], quote=True)
+    if isinstance(part, Image):
+        small = pillow.fromarray(part.pixels())
+        small.thumbnail((_MAX_SIDE, _MAX_SIDE))
+        png = encode_png(np.asarray(small))
+        return f'<img src="{_data_uri(png, "image/png")}" alt="picture of the case; {about}">'
+    waveform = part.waveform()
+    cut = waveform[: int(_MAX_SHOWN_S * SAMPLE_RATE)]
+    png = spectrogram_png(normalize_mel(log_mel(cut)))
+    length = f"{waveform.size / SAMPLE_RATE:.1f} s"
+    if cut.size < waveform.size:
+        length = f"the first {_MAX_SHOWN_S:g} s of {length}"
+    return (
+        f'<img src="{_data_uri(png, "image/png")}" class="sound" alt="spectrogram of the sound; {about}">'
+        f'<audio controls preload="none" aria-label="sound of the case; {about}" '
+        f'src="{_data_uri(encode_wav(cut), "audio/wav")}"></audio><p>{length}</p>'
+    )
 
 
 def _data_uri(data: bytes, mime: str) -> str:

@@ -1,6 +1,5 @@
 """The figures of the quick start: retrieval in a drawing style never trained on, sounds, and questions."""
 
-from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,9 +10,20 @@ from sensorium.config import ModelConfig
 from sensorium.data.reader import Reader
 from sensorium.data.sample import Sample, sample_of_row
 from sensorium.data.templates import chat_segments
-from sensorium.evals.retrieval import chance, neighbour_similarity, recall_at_k, shrink
+from sensorium.evals.baselines import (
+    Baseline,
+    Blind,
+    Chance,
+    Example,
+    Majority,
+    accuracy,
+    mel_neighbour,
+    pixel_neighbours,
+)
+from sensorium.evals.metrics.retrieval import matches_of_keys, recall_at_k
 from sensorium.generate.engine import TextOptions
 from sensorium.generate.interface import Model
+from sensorium.media.image import denormalize_image
 from sensorium.sequence.document import EmbSegment, Segment, TextSegment
 
 TRAIN_STYLES = ("noto", "fluent")
@@ -70,22 +80,24 @@ class StarterSuite:
         sounds = model.embed_segments([[s.media[0].segment(noisy=False), EmbSegment()] for s in self.sounds])
         sound_names = [s.text for s in self.sounds]
         unique = sorted(set(sound_names))
-        sound_similarity = sounds @ model.embed(unique).T
+        matches = matches_of_keys(names, names)
+        sound_matches = matches_of_keys(sound_names, unique)
+        asked, sounded = [Example(name) for name in names], [Example(name) for name in sound_names]
         neighbour_to_word, neighbour_to_picture = self.pixel_neighbour
         return {
             "picture_to_word": {
-                "r1": recall_at_k(similarity, names, names),
-                "chance": chance(names, names),
+                "r1": recall_at_k(similarity, matches),
+                "chance": accuracy(Chance(), [], asked, names),
                 "nearest_neighbour": neighbour_to_word,
             },
             "word_to_picture": {
-                "r1": recall_at_k(similarity.T, names, names),
-                "chance": chance(names, names),
+                "r1": recall_at_k(similarity.T, matches.T),
+                "chance": accuracy(Chance(), [], asked, names),
                 "nearest_neighbour": neighbour_to_picture,
             },
             "sound_to_word": {
-                "r1": recall_at_k(sound_similarity, sound_names, unique),
-                "chance": chance(sound_names, unique),
+                "r1": recall_at_k(sounds @ model.embed(unique).T, sound_matches),
+                "chance": accuracy(Chance(), [], sounded, unique),
                 "nearest_neighbour": self.mel_neighbour,
             },
             "vqa": self.answer_questions(model),
@@ -98,27 +110,21 @@ class StarterSuite:
         if self.split != "train":
             known += [s for style in TRAIN_STYLES for s in load_samples(style, self.split, self.config)]
         names = [s.text for s in self.pictures]
-        best = (0.0, 0.0)
-        for size in (8, 16):
-            query = shrink(np.stack([s.media[0].clean_CHW for s in self.pictures]), size)
-            reference = shrink(np.stack([s.media[0].clean_CHW for s in known]), size)
-            similarity = neighbour_similarity(query, reference, [s.text for s in known], names)
-            best = max(best, (recall_at_k(similarity, names, names), recall_at_k(similarity.T, names, names)))
-        return best
+        matches = matches_of_keys(names, names)
+        asked, references = [_picture(s) for s in self.pictures], [_picture(s) for s in known]
+        both = []
+        for neighbour in pixel_neighbours((8, 16)):
+            similarity = neighbour.scores(references, asked, names)
+            both.append((recall_at_k(similarity, matches), recall_at_k(similarity.T, matches.T)))
+        return max(both)
 
     @cached_property
     def mel_neighbour(self) -> float:
         """R@1 of the nearest training sound in log-mel: 1 by construction, as the sounds *are* training sounds."""
-        names = [s.text for s in self.sounds]
-        frames = max(s.media[0].clean_CHW.shape[1] for s in self.sounds)
-        flat = np.stack(
-            [
-                np.pad(s.media[0].clean_CHW[0], ((0, frames - s.media[0].clean_CHW.shape[1]), (0, 0))).ravel()
-                for s in self.sounds
-            ]
-        )
-        unique = sorted(set(names))
-        return recall_at_k(neighbour_similarity(flat, flat, names, unique), names, unique)
+        examples = [Example(s.text, signal=s.media[0].clean_CHW[0]) for s in self.sounds]
+        longest = max(len(example.signal) for example in examples if example.signal is not None)
+        unique = sorted({example.answer for example in examples})
+        return accuracy(mel_neighbour(longest), examples, examples, unique)
 
     def answer_questions(self, model: Model) -> dict[str, float]:
         """Accuracy with the picture and without it, and of the two answers that need no model.
@@ -127,21 +133,26 @@ class StarterSuite:
         frequent training answer to exactly that question, which is the best a blind reader of the training set
         can do.
         """
-        train: dict[str, Counter[str]] = defaultdict(Counter)
-        for row in Reader("starter:easy-vqa", "train").rows():
-            train[_text(row["messages"][0])][_text(row["messages"][1])] += 1
-        overall: Counter[str] = sum(train.values(), Counter())
-        majority = overall.most_common(1)[0][0]
-        truth = [_text(s.messages[1]) for s in self.questions]
-        by_question = [train.get(_text(s.messages[0]), overall).most_common(1)[0][0] for s in self.questions]
+        known = [_asked(row["messages"]) for row in Reader("starter:easy-vqa", "train").rows()]
+        asked = [_asked(s.messages) for s in self.questions]
+        options = sorted({example.answer for example in known})
+        truth = [example.answer for example in asked]
         seeing = _answers(model, [_question(s, model, with_media=True) for s in self.questions])
         blind = _answers(model, [_question(s, model, with_media=False) for s in self.questions])
+        rivals: dict[str, Baseline] = {"majority": Majority(), "question_majority": Blind()}
         return {
             "accuracy": _accuracy(seeing, truth),
             "blind": _accuracy(blind, truth),
-            "majority": _accuracy([majority] * len(truth), truth),
-            "question_majority": _accuracy(by_question, truth),
+            **{name: accuracy(rival, known, asked, options) for name, rival in rivals.items()},
         }
+
+
+def _picture(sample: Sample) -> Example:
+    return Example(sample.text, signal=denormalize_image(sample.media[0].clean_CHW))
+
+
+def _asked(messages: list[dict[str, Any]]) -> Example:
+    return Example(_text(messages[1]), question=_text(messages[0]))
 
 
 def _text(message: dict[str, Any]) -> str:

@@ -1,0 +1,269 @@
+"""Rows of one's own shards -> what a suite asks: questions with answers, media with captions, sounds with words."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sensorium.data.reader import Reader
+from sensorium.data.schema import MEDIA_LISTS, check_row
+from sensorium.evals.baselines import Example
+from sensorium.media.audio import log_mel
+from sensorium.media.image import resize_image
+from sensorium.media.modality import get_modality
+from sensorium.media.parts import Audio, Image
+
+Part = str | Image | Audio
+Row = Mapping[str, Any]
+# A list of texts in `metadata`, as JSON: the answers of several people, further captions of one medium.
+ANSWERS, CAPTIONS = "answers", "captions"
+MEDIA_KINDS = ("image", "audio")
+_NEIGHBOUR_PIXELS = 64
+_MAX_KNOWN = 4000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that is asked.
+
+    Args:
+        id: of the sample; unique in a suite.
+        prompt: media and words in order. answers: those that are right.
+        question: its words alone.
+        media_key: hash of its media; cases with the same one are no independent samples.
+    """
+
+    id: str
+    prompt: tuple[Part, ...]
+    answers: tuple[str, ...]
+    question: str
+    media_key: str
+
+    @property
+    def media(self) -> tuple[Image | Audio, ...]:
+        """Pictures and sounds of the prompt."""
+        return tuple(part for part in self.prompt if not isinstance(part, str))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The prompt without its media: what is left for a blind model."""
+        return tuple(part for part in self.prompt if isinstance(part, str))
+
+
+def stream_rows(data: str, split: str) -> Iterator[dict[str, Any]]:
+    """Rows of a split of shards.
+
+    Args:
+        data: a Parquet file, a folder of shards, "starter:NAME", or an address of an object store.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no data, it is of another form, or has no such split.
+    """
+    reader = Reader(data, split)
+    if not reader.num_rows:
+        raise ValueError(f"{data}: no sample has the split {split!r}; name another with --split")
+    return reader.rows()
+
+
+def checked_rows(rows: Sequence[Row], *, limit: int = 0) -> list[dict[str, Any]]:
+    """Rows that are whole and have ids of their own; with a limit, that many, evenly spread.
+
+    Raises:
+        ValueError: a row is broken, an id occurs twice, or there is no row.
+    """
+    if not rows:
+        raise ValueError("there are no rows to evaluate on; give at least one")
+    num = min(limit or len(rows), len(rows))
+    chosen = [dict(rows[number * len(rows) // num]) for number in range(num)]
+    seen: set[str] = set()
+    for row in chosen:
+        if row.get("problems"):
+            raise ValueError(f"sample {row['id']!r}: {row['problems'][0]}; `sensorium data check` tells more")
+        check_row(row)
+        if row["id"] in seen:
+            raise ValueError(
+                f"two samples have the id {row['id']!r}; answers are kept by id: make ids unique"
+            )
+        seen.add(row["id"])
+    return chosen
+
+
+def question_cases(rows: Iterable[Row]) -> list[Case]:
+    """Questions: the messages before the first answer, and the answer (with those in ``metadata.answers``)."""
+    return [_question(row) for row in rows]
+
+
+def speech_cases(rows: Iterable[Row], prompt: str) -> list[Case]:
+    """Speech: the sound, then ``prompt``; what was said is ``text``."""
+    cases = []
+    for row in rows:
+        if not row.get("audio") or row.get("text") is None:
+            raise ValueError(f"sample {row['id']!r} has no audio with text; the suite asr needs both")
+        sound = _part("audio", row["audio"], row["id"])
+        words = (prompt,) if prompt else ()
+        cases.append(Case(row["id"], (sound, *words), (row["text"],), prompt, _key([row["audio"]])))
+    return cases
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Media and texts, each once, and which belong together.
+
+    Args:
+        media: key (hash) -> part. ids: key -> the first sample with it.
+        texts: each once, with its place.
+        pairs: (media key, text). concepts: concept -> media keys and texts of its samples.
+    """
+
+    media: dict[str, Image | Audio]
+    ids: dict[str, str]
+    texts: dict[str, int]
+    pairs: set[tuple[str, str]]
+    concepts: dict[str, tuple[set[str], set[str]]]
+
+    def matches(self) -> np.ndarray:
+        """Bool ``[media, texts]``: a text is right for its own medium and for one of the same concept."""
+        place = {key: number for number, key in enumerate(self.media)}
+        found = np.zeros((len(self.media), len(self.texts)), bool)
+        for key, text in self.pairs:
+            found[place[key], self.texts[text]] = True
+        for keys, texts in self.concepts.values():
+            found[np.ix_([place[key] for key in keys], [self.texts[text] for text in texts])] = True
+        return found
+
+
+def gallery(rows: Iterable[Row]) -> Gallery:
+    """Media with their texts, and with those in ``metadata.captions``; the same bytes are one medium."""
+    found = Gallery({}, {}, {}, set(), {})
+    for row in rows:
+        kind, texts = _kind(row), [row["text"]] if row.get("text") else []
+        texts += _listed(row, CAPTIONS)
+        if kind is None or not texts:
+            raise ValueError(
+                f"sample {row['id']!r} has no picture or sound with text; the suite retrieval needs both"
+            )
+        key = _key([row[kind]])
+        found.media.setdefault(key, _part(kind, row[kind], row["id"]))
+        found.ids.setdefault(key, row["id"])
+        keys, named = (
+            found.concepts.setdefault(row["concept"], (set(), set()))
+            if row.get("concept")
+            else (set(), set())
+        )
+        keys.add(key)
+        for text in texts:
+            found.texts.setdefault(text, len(found.texts))
+            found.pairs.add((key, text))
+            named.add(text)
+    return found
+
+
+def known_questions(rows: Iterable[Row]) -> list[Example]:
+    """What a reader of the questions alone can learn: words and answers of rows that are questions."""
+    found = []
+    for row in rows:
+        turns = [
+            (message["role"], " ".join(p["text"] for p in message["content"] if p["type"] == "text"))
+            for message in row.get("messages") or ()
+        ]
+        first = next((n for n, (role, _) in enumerate(turns) if role == "assistant"), 0)
+        if first and turns[first][1]:
+            question = " ".join(text for _, text in turns[:first] if text)
+            found.append(Example(turns[first][1], question=question))
+    return found
+
+
+def known_media(rows: Iterable[Row], kinds: Sequence[str] = MEDIA_KINDS) -> list[Example]:
+    """What a neighbour can learn: at most 4,000 media with texts, evenly spread."""
+    kept: list[tuple[str, Row]] = []
+    stride = 1
+    named = ((kind, row) for row in rows if row.get("text") and (kind := _kind(row, kinds)))
+    for number, pair in enumerate(named):
+        if number % stride == 0:
+            kept.append(pair)
+        if len(kept) > _MAX_KNOWN:
+            kept, stride = kept[::2], 2 * stride
+    return [Example(row["text"], signal=signal_of(_part(kind, row[kind], row["id"]))) for kind, row in kept]
+
+
+def signal_of(part: Image | Audio) -> np.ndarray:
+    """What neighbours are found by: a picture of 64 x 64 pixels, or a log-mel."""
+    if isinstance(part, Image):
+        return resize_image(part.pixels(), _NEIGHBOUR_PIXELS, _NEIGHBOUR_PIXELS)
+    return log_mel(part.waveform())
+
+
+def fingerprint(rows: Iterable[Row]) -> str:
+    """A hash of all that a suite reads of rows."""
+    found = hashlib.sha256()
+    for row in rows:
+        media = [row.get(kind) for kind in MEDIA_LISTS] + [
+            medium for column in MEDIA_LISTS.values() for medium in row.get(column) or ()
+        ]
+        texts = [row["id"], row.get("text"), row.get("concept"), row.get("messages"), row.get("metadata")]
+        found.update(json.dumps([texts, _key([m for m in media if m])], sort_keys=True).encode())
+    return found.hexdigest()[:16]
+
+
+def _question(row: Row) -> Case:
+    messages = row.get("messages") or []
+    first = next((n for n, message in enumerate(messages) if message["role"] == "assistant"), 0)
+    said = [p["text"] for p in messages[first]["content"] if p["type"] == "text"] if first else []
+    if not said:
+        raise ValueError(
+            f"sample {row['id']!r} holds no question with a text answer; the suite vqa needs messages"
+        )
+    waiting = {kind: list(row.get(column) or ()) for kind, column in MEDIA_LISTS.items()}
+    prompt: list[Part] = []
+    used: list[Mapping[str, Any]] = []
+    for part in (part for message in messages[:first] for part in message["content"]):
+        if part["type"] == "text":
+            prompt.append(part["text"])
+        else:
+            used.append(waiting[part["type"]].pop(0))
+            prompt.append(_part(part["type"], used[-1], row["id"]))
+    question = " ".join(part for part in prompt if isinstance(part, str) and part)
+    if not question.strip():
+        raise ValueError(
+            f"sample {row['id']!r} has no words before its answer; the suite vqa needs a question"
+        )
+    answers = _listed(row, ANSWERS) or ["".join(said)]
+    return Case(row["id"], tuple(prompt), tuple(answers), question, _key(used))
+
+
+def _kind(row: Row, kinds: Sequence[str] = MEDIA_KINDS) -> str | None:
+    """The medium of a short form that a suite takes; of a picture with a sound the picture."""
+    return next((kind for kind in kinds if row.get(kind)), None)
+
+
+def _listed(row: Row, name: str) -> list[str]:
+    """A list of texts that ``metadata`` holds as JSON."""
+    written = (row.get("metadata") or {}).get(name)
+    if written is None:
+        return []
+    try:
+        texts = json.loads(written)
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+            return texts
+    except ValueError:
+        pass
+    raise ValueError(
+        f"sample {row['id']!r}: metadata.{name} is {written[:60]!r}; expected a JSON list of texts"
+    )
+
+
+def _part(kind: str, medium: Mapping[str, Any], sample_id: str) -> Any:
+    if kind == "video":
+        raise ValueError(f"sample {sample_id!r} holds a video; the suites take pictures and sounds")
+    if not medium.get("bytes"):
+        raise ValueError(f"sample {sample_id!r}: a medium has no bytes; import the data again")
+    return get_modality(kind).part(medium["bytes"])
+
+
+def _key(media: Sequence[Mapping[str, Any]]) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(m["bytes"] or b"").digest() for m in media)).hexdigest()[
+        :16
+    ]
