@@ -113,7 +113,7 @@ def test_a_time_budget_ends_a_run(data: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
     trainer = Trainer(small_run(data), tmp_path)
-    trainer.train_step(trainer.loader.batch(0))
+    trainer.train_step([trainer.loader.batch(0)])
     trainer.save()
     with torch.no_grad():
         trainer.model.norm.weight[0] = torch.nan

@@ -30,7 +30,7 @@ class MediaBatch:
     arrays_NCHW: Tensor
     grids_N2: Tensor
     token_index_P: Tensor
-    seeds_N: Tensor
+    seeds_N: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     @property
     def is_ragged(self) -> bool:

@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
@@ -60,12 +60,7 @@ class Ranks:
         Args:
             rows: ``[counts[rank], ...]``.
         """
-        if self.world_size == 1:
-            return rows
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        found = self.gather(padded)
-        return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
+        return rows if self.world_size == 1 else _gather_rows(rows, counts, None)
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up in place over all ranks."""
@@ -84,6 +79,14 @@ class Ranks:
             raise error
         if failed:
             raise OSError(f"rank {failed[0]} failed; its own message says why")
+
+
+def _gather_rows(rows: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    found = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(found, padded, group=group)
+    return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
 
 
 def start_ranks(config: TrainConfig) -> Ranks:
@@ -160,10 +163,10 @@ def _shard(model: nn.Module, blocks: list[Any], mesh: DeviceMesh, config: TrainC
     scalars = {parameter for parameter in model.parameters() if parameter.ndim == 0}
     fully_shard(model, **options, ignored_params=scalars)
     for module in model.modules():
-        if hasattr(module, "set_gradient_divide_factor"):
+        if isinstance(module, FSDPModule):
             # Losses are divided by global counts: gradients are sums. Gloo knows no other reduction than a sum.
-            module.set_gradient_divide_factor(1.0)  # type: ignore[operator]
-            module.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
 
 
 def use_bfloat16(config: TrainConfig, device: torch.device) -> bool:
@@ -207,15 +210,16 @@ class Shards:
     ) -> None:
         self.model, self.ranks = model, ranks
         self.parameters = dict(model.named_parameters())
-        self.local: dict[str, nn.Parameter] = {}
+        self.local: dict[str, nn.Parameter] = {n: _local(p) for n, p in self.parameters.items()}
+        self.buffers = {n: value for n, value in model.state_dict().items() if n not in self.parameters}
         self.whole: dict[str, nn.Parameter] = {}
         self.owner: dict[str, int] = {}
-        for name, parameter in self.parameters.items():
-            self.local[name] = _local(parameter)
         if ranks.mesh is not None:
             self.group = ranks.mesh["shard"].get_group()
             self.number, self.size = ranks.mesh["shard"].get_local_rank(), ranks.mesh["shard"].size()
-            self._assign({n: p for n, p in self.parameters.items() if is_whole(n, p)})
+            matrices = {name: p for name, p in self.parameters.items() if is_whole(name, p)}
+            if matrices:
+                self._assign(matrices)
 
     def _assign(self, matrices: dict[str, nn.Parameter]) -> None:
         """Share out whole matrices, largest first, each to the rank with the least so far."""
@@ -237,28 +241,37 @@ class Shards:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The rows of every tensor of the model that this rank holds."""
-        rest = {n: v for n, v in self.model.state_dict().items() if n not in self.parameters}
-        return {name: parameter.detach() for name, parameter in self.local.items()} | rest
+        return {name: parameter.detach() for name, parameter in self.local.items()} | self.buffers
 
     def shape(self, name: str) -> torch.Size:
         """Of a whole tensor."""
-        return self.parameters[name].shape if name in self.parameters else self.state_dict()[name].shape
+        return (self.parameters.get(name) if name in self.parameters else self.buffers[name]).shape  # type: ignore[union-attr]
+
+    def full(self, name: str, rows: Tensor) -> Tensor:
+        """A whole tensor from the rows that lie beside those of a parameter on every rank."""
+        if not isinstance(self.parameters.get(name), DTensor):
+            return rows
+        spans = [self._rows(name, number) for number in range(self.size)]
+        return _gather_rows(rows, [stop - start for start, stop in spans], self.group)
 
     def piece(self, name: str, tensor: Tensor) -> Piece:
         """A tensor that lies beside the rows of a parameter (its average, its moments), with its place."""
         parameter = self.parameters.get(name)
         if not isinstance(parameter, DTensor):
             return Piece(tensor, 0, tensor.shape, self.ranks.is_main)
-        start = _first_row(parameter.shape[0], self.number, self.size)
         assert self.ranks.mesh is not None
-        is_saved = len(tensor) > 0 and self.ranks.mesh["replicate"].get_local_rank() == 0
-        return Piece(tensor, start, parameter.shape, is_saved)
+        is_first_copy = self.ranks.mesh["replicate"].get_local_rank() == 0
+        start, stop = self._rows(name, self.number)
+        if tensor.shape == parameter.shape:  # of a matrix that this rank owns, or one that fits it whole
+            return Piece(tensor, 0, tensor.shape, is_first_copy)
+        return Piece(tensor, start, parameter.shape, is_first_copy and stop > start)
 
     def clip_(self, max_norm: float) -> Tensor:
         """Scale gradients to a global norm of at most ``max_norm``; returns the norm, the same on every rank."""
         if self.ranks.mesh is None:
             return nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
-        sharded, repeated = [], []
+        sharded: list[Tensor] = []
+        repeated: list[Tensor] = []
         for parameter in self.parameters.values():
             if parameter.grad is not None:
                 is_sharded = isinstance(parameter, DTensor)
@@ -281,20 +294,32 @@ class Shards:
                 rows[name] = grad
             else:
                 self.local[name].grad = grad
-        for name, grad in self._to_owners(rows).items():
-            self.whole[name].grad = grad
+        if self.owner:
+            for name, grad in self._to_owners(rows).items():
+                self.whole[name].grad = grad
 
     def take_weights(self) -> None:
-        """From the parameters of ``named_parameters`` to the model, and forget gradients."""
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        for local in self.local.values():
-            local.grad = None
+        """From the parameters of ``named_parameters`` to the model."""
         if self.owner:
             for name, rows in self._from_owners().items():
                 self.local[name].detach().copy_(rows)
-            for whole in self.whole.values():
-                whole.grad = None
+
+    def give_weights(self) -> None:
+        """From the model to the parameters of ``named_parameters``, after it was loaded."""
+        if not self.owner:
+            return
+        for name, value in self._to_owners({n: self.local[n].detach() for n in self.owner}).items():
+            self.whole[name].detach().copy_(value)
+
+    def reshard(self) -> None:
+        """Forget gathered parameters, whose rows have been changed."""
+        if isinstance(self.model, FSDPModule):
+            self.model.reshard()
+
+    def zero_grad(self) -> None:
+        """Forget gradients."""
+        for parameter in (*self.parameters.values(), *self.local.values(), *self.whole.values()):
+            parameter.grad = None
 
     def _rows(self, name: str, number: int) -> tuple[int, int]:
         """First row, and one past the last, of a matrix on a rank of the shard group."""
@@ -303,10 +328,16 @@ class Shards:
 
     def _to_owners(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's rows of every whole matrix -> the whole matrices that this rank owns."""
-        sent = [[rows[n] for n, owner in self.owner.items() if owner == number] for number in range(self.size)]
+        sent = [
+            [rows[n] for n, owner in self.owner.items() if owner == number] for number in range(self.size)
+        ]
         mine = [name for name, owner in self.owner.items() if owner == self.number]
         shapes = [
-            [(b - a, *self.parameters[name].shape[1:]) for name in mine for a, b in [self._rows(name, number)]]
+            [
+                (b - a, *self.parameters[name].shape[1:])
+                for name in mine
+                for a, b in [self._rows(name, number)]
+            ]
             for number in range(self.size)
         ]
         parts = self._exchange(sent, shapes)
@@ -347,8 +378,10 @@ def _local(tensor: Any) -> Any:
     """The rows of a tensor that lie here: a parameter stays one and shares its memory."""
     if not isinstance(tensor, DTensor):
         return tensor
-    rows = tensor.detach().to_local()
-    return nn.Parameter(rows, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else rows
+    rows = cast(DTensor, tensor.detach()).to_local()
+    return (
+        nn.Parameter(rows, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else rows
+    )
 
 
 def _first_row(num_rows: int, number: int, size: int) -> int:
