@@ -14,6 +14,7 @@ import torch
 from sensorium.config import RunConfig, SourceConfig
 from sensorium.sequence.packing import Batch
 from sensorium.train import trainer as trainer_module
+from sensorium.train.parallel import stop_ranks
 from sensorium.train.trainer import Trainer
 from tests.train.run import small_run
 
@@ -64,15 +65,33 @@ class KilledOnce(Noted):
         return super().train_step(batches)
 
 
+class StoppedOnce(Noted):
+    """The last rank alone is told to end after six steps; all of them save and end."""
+
+    def train_step(self, batches: Sequence[Batch]) -> dict[str, Any]:
+        if self.step == 5 and self.ranks.rank == self.ranks.world_size - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return super().train_step(batches)
+
+
+KINDS = {"": Noted, "kill": KilledOnce, "stop": StoppedOnce}
+
+
 def main(scenario: str, folder: str) -> None:
     """A scenario is a JSON list of runs, one after another: out, config changes, how."""
     torch.set_num_threads(1)
     trainer_module.Loader = TextAlone  # type: ignore[misc]
     for run in json.loads(Path(scenario).read_text()):
         config = mixed_run(Path(folder), **run.get("train", {}))
+        model = dataclasses.replace(config.model, align_loss=run.get("align_loss", "softmax"))
+        config = dataclasses.replace(config, model=model)
         out = Path(folder) / run["out"]
-        own = KilledOnce if run.get("kill") else Noted
-        own(config, out, resume=run.get("resume", False)).train()
+        trainer = KINDS[run.get("how", "")](config, out, resume=run.get("resume", False))
+        try:
+            trainer.train()
+        except KeyboardInterrupt:
+            print(f"rank {trainer.ranks.rank} ended by signal {trainer.stopped_by} at step {trainer.step}")
+    stop_ranks(trainer.ranks)
 
 
 if __name__ == "__main__":

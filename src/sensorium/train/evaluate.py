@@ -31,7 +31,7 @@ def validation_loader(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> 
     if not sources:
         raise ValueError(
             f"train.eval_every is {config.train.eval_every} and no source has a split {SPLIT!r}; "
-            "split the data (`sensorium data split --help`) or set train.eval_every to 0"
+            "give some rows that split (docs/data.md), or set train.eval_every to 0"
         )
     data = dataclasses.replace(
         config.data,

@@ -117,6 +117,13 @@ def start_ranks(config: TrainConfig) -> Ranks:
     return Ranks(rank=dist.get_rank(), world_size=world_size, device=device, mesh=mesh)
 
 
+def stop_ranks(ranks: Ranks) -> None:
+    """Leave the run in good order."""
+    if ranks.world_size > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def was_restarted() -> bool:
     """Whether ``torchrun --max-restarts`` or a requeued Slurm job has started this process again."""
     return any(int(os.environ.get(f"{by}_RESTART_COUNT", "0")) > 0 for by in ("TORCHELASTIC", "SLURM"))
