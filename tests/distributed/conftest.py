@@ -32,9 +32,12 @@ def launch(folder: Path) -> Launch:
     def start(num_ranks: int, *runs: dict[str, Any], options: tuple[str, ...] = ()) -> Any:
         scenario = folder / f"scenario-{runs[0]['out'].replace('/', '-')}.json"
         scenario.write_text(json.dumps(runs))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        many = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks), *options, "-m"]
         return subprocess.run(
-            [*command, str(num_ranks), *options, "-m", "tests.distributed.run", str(scenario), str(folder)],
+            [
+                *(sys.executable, "-m", *(many if num_ranks > 1 else [])),
+                *("tests.distributed.run", str(scenario), str(folder)),
+            ],
             capture_output=True,
             text=True,
             check=False,
