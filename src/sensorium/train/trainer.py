@@ -73,7 +73,7 @@ class Trainer:
             validation_loader(config, self.tokenizer, self.ranks) if config.train.eval_every else None
         )
         self.step, self.elapsed_s, self.tokens_seen, self.samples_seen = 0, 0.0, 0, 0
-        self.best_loss = math.inf
+        self.best_loss, self.is_best = math.inf, False  # of all held-out losses; whether this moment has it
         if found:
             counters = load_checkpoint(found, self.shards, self.ema, self.optimizer)
             self.step, self.elapsed_s = counters["step"], counters["elapsed_s"]
@@ -138,28 +138,27 @@ class Trainer:
                 "data_wait_s": data_wait_s,
                 "elapsed_s": self.elapsed_s,
             }
-            is_best = self._evaluate(values)
+            self._evaluate(values)
             if self.step % train.log_every == 0 or self.progress >= 1.0 or not self._is_deferred:
                 self.write_metrics()
             if self.stopped_by:
                 self.save()
                 raise KeyboardInterrupt
-            if is_best or is_due(train.save_every):
-                self.save(is_best=is_best)
+            if is_due(train.save_every) or (self.is_best and self.progress < 1.0):
+                self.save()
             if self.sampler and is_due(train.sample_every):
                 self.sample()
 
-    def _evaluate(self, values: dict[str, Any]) -> bool:
-        """Where it is due, add losses on held-out data to what is logged; returns whether they are the lowest yet."""
+    def _evaluate(self, values: dict[str, Any]) -> None:
+        """Where it is due, add losses on held-out data to what is logged."""
         every = self.config.train.eval_every
         if self.held_out is None or (self.step % every and self.progress < 1.0):
-            return False
+            return
         with averaged_weights(self.model, self.shards, self.ema):
             found = evaluate(self.model, self.held_out, self.config, self.ranks)
         values |= {name: float(value) for name, value in found.items()}
-        is_best = values["val_loss"] < self.best_loss
+        self.is_best = values["val_loss"] < self.best_loss
         self.best_loss = min(self.best_loss, values["val_loss"])
-        return is_best
 
     @property
     def _is_deferred(self) -> bool:
@@ -249,7 +248,7 @@ class Trainer:
                     f"{last_checkpoint(self.run_folder)}"
                 )
 
-    def save(self, *, is_best: bool = False) -> Path:
+    def save(self) -> Path:
         """A checkpoint of this moment."""
         self.write_metrics()
         counters = {
@@ -258,6 +257,7 @@ class Trainer:
             "samples_seen": self.samples_seen,
             **({"best_loss": self.best_loss} if math.isfinite(self.best_loss) else {}),
         }
+        is_best, self.is_best = self.is_best, False
         return save_checkpoint(
             self.run_folder,
             self.step,
