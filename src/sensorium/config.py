@@ -208,6 +208,13 @@ class TrainConfig:
         w_flow, w_align, z_loss: weights of the losses beside next-token cross-entropy (1).
         ema_decay: of the exponential moving average whose weights are saved for inference.
         save_every, sample_every, log_every: steps; 0 means only at the end.
+        eval_every: steps between losses on ``eval_batches`` steps' worth of the sources' "validation" split; 0 means
+            never. The checkpoint with the lowest is ``best``.
+        num_microbatches: parts in which a rank goes through its share of a step: less memory, the same losses.
+        shard_size: ranks that share one copy of the parameters; 0 means all.
+        activation_checkpointing: recompute the trunk's blocks in backward: less memory for a third more time.
+        compile: compile each block of the trunk.
+        precision: of matrix products; "auto" is bfloat16 on a GPU that has it. Weights and sums are always float32.
     """
 
     num_steps: int = 1000
@@ -231,6 +238,13 @@ class TrainConfig:
     keep_checkpoints: int = 2
     sample_every: int = 0
     log_every: int = 10
+    eval_every: int = 0
+    eval_batches: int = 4
+    num_microbatches: int = 1
+    shard_size: int = 0
+    activation_checkpointing: bool = False
+    compile: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

@@ -3,6 +3,7 @@
 Shape legend: B rows, T positions, D width, V vocabulary, P patches, N media items, M pairs, L latent width.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,22 @@ class Loss(NamedTuple):
 
     sum: Tensor
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+
+
+# Latents of both sides of a batch's pairs, logit scale, logit bias -> the alignment loss. Its own batch is not all
+# that a pair is contrasted with where a step has several.
+Align = Callable[[Tensor, Tensor, Tensor, Tensor], Loss]
+
+
+def count_items(batch: Batch, config: ModelConfig) -> dict[str, float]:
+    """The counts of ``compute_losses``, from the batch alone: they are added up over ranks before any backward."""
+    supervised = float((batch.labels_BT != IGNORE).sum())
+    counts = {"text": supervised, "z": supervised}
+    for name, modality in config.modalities.items():
+        patches = float(batch.targets[name].num_patches_N.sum()) if name in batch.targets else 0.0
+        counts[f"flow_{name}"] = patches * modality.patch_dim
+    counts["align"] = float(len(batch.emb_a_M) * (1 if config.align_loss == "sigmoid" else 2))
+    return counts
 
 
 def text_loss(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Loss, Loss]:
@@ -69,39 +86,56 @@ def flow_loss(
 def align_loss(
     latents_a_ML: Tensor,
     latents_b_ML: Tensor,
-    positives_MM: Tensor,
+    positives_MG: Tensor,
     logit_scale: Tensor,
     logit_bias: Tensor,
     kind: str,
+    *,
+    all_a_GL: Tensor | None = None,
+    all_b_GL: Tensor | None = None,
 ) -> Loss:
-    """Contrastive loss between the two sides of M pairs.
+    """Contrastive loss between the two sides of M pairs, which are anchors among G pairs.
 
     Args:
         latents_a_ML, latents_b_ML: unit vectors; row i of both is a pair.
-        positives_MM: bool, symmetric, True on the diagonal: which pairs belong together.
+        positives_MG: bool: which pairs belong together (a relation that is its own inverse, and of each pair with
+            itself).
         logit_scale: logarithm of the scale. logit_bias: used by "sigmoid".
         kind: "softmax": cross-entropy in both directions against a target spread evenly over the positives
             (CLIP, arXiv 2103.00020; several positives as in UniCL, arXiv 2204.03610). "sigmoid": one binary
             decision per cell (SigLIP, arXiv 2303.15343).
+        all_a_GL, all_b_GL: both sides of all pairs where there are more than these; the sums of all parts add up.
 
     Returns:
         Sum over 2M anchors ("softmax") or over M anchors ("sigmoid"), and that number.
     """
-    # CLIP's ceiling: a scale over 100 makes training unstable.
-    logits_MM = logit_scale.exp().clamp(max=100.0) * latents_a_ML @ latents_b_ML.T + logit_bias
-    M = len(logits_MM)
-    if kind == "sigmoid":
-        sign = positives_MM.float() * 2 - 1
-        return Loss(-F.logsigmoid(sign * logits_MM).sum(), torch.tensor(float(M), device=logits_MM.device))
-    target = positives_MM.float() / positives_MM.float().sum(dim=1, keepdim=True).clamp_min(1)
-    total = -(target * logits_MM.log_softmax(dim=1)).sum() - (target * logits_MM.T.log_softmax(dim=1)).sum()
-    return Loss(total, torch.tensor(2.0 * M, device=logits_MM.device))
+    all_a_GL = latents_a_ML if all_a_GL is None else all_a_GL
+    all_b_GL = latents_b_ML if all_b_GL is None else all_b_GL
+    M = len(latents_a_ML)
+    # Logits up to 100 in half precision would be off by a quarter.
+    with torch.autocast(latents_a_ML.device.type, enabled=False):
+        # CLIP's ceiling: a scale over 100 makes training unstable.
+        scale = logit_scale.exp().clamp(max=100.0)
+        logits_MG = scale * latents_a_ML @ all_b_GL.T + logit_bias
+        if kind == "sigmoid":
+            sign = positives_MG.float() * 2 - 1
+            total = -F.logsigmoid(sign * logits_MG).sum()
+            return Loss(total, torch.tensor(float(M), device=logits_MG.device))
+        back_MG = scale * latents_b_ML @ all_a_GL.T + logit_bias
+        target = positives_MG.float() / positives_MG.float().sum(dim=1, keepdim=True).clamp_min(1)
+        total = -(target * logits_MG.log_softmax(dim=1)).sum() - (target * back_MG.log_softmax(dim=1)).sum()
+    return Loss(total, torch.tensor(2.0 * M, device=logits_MG.device))
 
 
-def compute_losses(model: Sensorium, batch: Batch, noise: dict[str, Noise]) -> dict[str, Loss]:
+def compute_losses(
+    model: Sensorium, batch: Batch, noise: dict[str, Noise], align: Align | None = None
+) -> dict[str, Loss]:
     """One forward pass and all its losses: ``text``, ``z``, ``align`` and ``flow_<modality>``.
 
     Every entry is there in every step, with count 0 where the batch has nothing for it.
+
+    Args:
+        align: the alignment loss where pairs of other batches take part in it.
     """
     hidden_BTD = model(batch, noise)
     config = model.config
@@ -130,12 +164,20 @@ def compute_losses(model: Sensorium, batch: Batch, noise: dict[str, Noise]) -> d
             config,
             noise_scale=modality.noise_scale,
         )
-    latents_a = model.latents(flat_hidden[batch.emb_a_M])
-    latents_b = model.latents(flat_hidden[batch.emb_b_M])
-    losses["align"] = align_loss(
-        latents_a, latents_b, batch.positives_MM, model.logit_scale, model.logit_bias, config.align_loss
-    )
+    latents = pair_latents(model, hidden_BTD, batch)
+    if align is not None:
+        losses["align"] = align(*latents, model.logit_scale, model.logit_bias)
+    else:
+        losses["align"] = align_loss(
+            *latents, batch.positives_MM, model.logit_scale, model.logit_bias, config.align_loss
+        )
     return losses
+
+
+def pair_latents(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Both sides of a batch's pairs, unit vectors ``[M, L]``."""
+    flat_hidden = hidden_BTD.flatten(0, 1)
+    return model.latents(flat_hidden[batch.emb_a_M]), model.latents(flat_hidden[batch.emb_b_M])
 
 
 def touch_unused(model: Sensorium, batch: Batch) -> Tensor:

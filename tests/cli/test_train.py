@@ -118,7 +118,10 @@ def test_a_changed_key_is_named(trained: Trained) -> None:
         main(["nano", "--resume", "--out", run, *TINY])
 
 
-def test_interrupted_quietly_and_resumed_with_another_budget(here: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_quietly_and_resumed_with_another_budget(
+    kind: signal.Signals, code: int, here: Run, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     line = [str(COMMAND), "train", "nano", "--out", str(run), *TINY, "--train.num-steps", "100000"]
     line += ["--data", "starter:scratch=pair,align", "starter:sonic-pi"]
@@ -132,9 +135,9 @@ def test_interrupted_quietly_and_resumed_with_another_budget(here: Run, tmp_path
     deadline = time.monotonic() + 60
     while not (run / "last").is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(kind)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "Traceback" not in err
     assert f"sensorium train --resume --out {run}" in out
     steps = int((run / "last").read_text().strip().removeprefix("step-"))

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ def write_data(folder: Path) -> None:
     """A few real pictures and sounds."""
     for name, count in (("noto", 24), ("scratch", 8)):
         table = pq.read_table(starter_sources()[name])
-        table = table.filter(pa.compute.equal(table["split"], "train")).slice(0, count)
-        pq.write_table(table, folder / f"{name}.parquet")
+        splits = {
+            split: table.filter(pa.compute.equal(table["split"], split)) for split in ("train", "validation")
+        }
+        chosen = [splits["train"].slice(0, count), splits["validation"].slice(0, 8)]
+        pq.write_table(pa.concat_tables(chosen), folder / f"{name}.parquet")
 
 
 def small_run(data: Path, **train: Any) -> RunConfig:
@@ -46,10 +50,10 @@ def small_run(data: Path, **train: Any) -> RunConfig:
 class Killed(Trainer):
     """Is killed, as by the machine, after seven steps."""
 
-    def train_step(self, batch: Batch) -> dict[str, Any]:
+    def train_step(self, batches: Sequence[Batch]) -> dict[str, Any]:
         if self.step == 7:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().train_step(batch)
+        return super().train_step(batches)
 
 
 def fill_disk(folder: Path, how: str) -> None:
@@ -70,7 +74,7 @@ def main(what: str, config_file: str, run: str) -> None:
     trainer = Trainer(config, Path(run))
     stream = trainer.loader.stream(0, 2)
     for step, batch in stream:
-        trainer.log.write(trainer.train_step(batch))
+        trainer.train_step([batch])
         if step == 0:
             trainer.save()
     fill_disk(Path(run), what)

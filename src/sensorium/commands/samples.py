@@ -4,7 +4,6 @@ The prompts are the first suitable rows of the run's own data, so that they stay
 what is right can be seen beside what was made.
 """
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +36,9 @@ def write_samples(trainer: Trainer, folder: Path) -> None:
         trainer: its averaged weights are used; its model is left as it is.
         folder: an existing folder.
     """
-    network = copy.deepcopy(trainer.model).eval()
-    network.load_state_dict(trainer.ema.weights)
+    network = trainer.averaged_model()
+    if network is None:  # another rank writes
+        return
     model: Any = Model(network, trainer.tokenizer, trainer.config)
     lines = [f"step {trainer.step}"]
     for prompt in fixed_prompts(trainer.loader.sources):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +40,10 @@ Examples:
 """
 BUDGET_KEYS = (
     *("train.num_steps", "train.max_train_s", "train.save_every", "train.keep_checkpoints"),
-    *("train.sample_every", "train.log_every"),
-    # How batches are made, never which.
+    *("train.sample_every", "train.log_every", "train.eval_every", "train.eval_batches"),
+    # How batches are made, never which; how a step is computed, never what.
     *("data.num_workers", "data.cache_mb"),
+    *("train.num_microbatches", "train.shard_size", "train.activation_checkpointing", "train.compile"),
 )
 # Not config.json: that name would make the run's folder look like a model's.
 RESOLVED = "resolved.json"
@@ -108,9 +110,11 @@ def main(arguments: Sequence[str]) -> int:
 def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
     from sensorium.commands.samples import write_samples
     from sensorium.train.checkpoint import last_checkpoint
+    from sensorium.train.parallel import stop_ranks
     from sensorium.train.trainer import Trainer
 
     trainer = Trainer(config, out, resume=resume, sampler=write_samples)
+    say = print if trainer.ranks.is_main else _say_nothing
     if trainer.progress >= 1.0:
         train = config.train
         raise ValueError(
@@ -118,8 +122,9 @@ def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
             + (f" of {train.max_train_s:.0f}" if train.max_train_s else "")
             + "; to go on, give a larger --train.num-steps or --train.max-train-s"
         )
-    save_config(config, out / RESOLVED)
-    print(essentials(trainer), flush=True)
+    if trainer.ranks.is_main:
+        save_config(config, out / RESOLVED)
+    say(essentials(trainer), flush=True)
     try:
         final = trainer.train()
     except KeyboardInterrupt:
@@ -129,15 +134,22 @@ def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
             if last
             else "nothing is saved yet"
         )
-        print(f"\nstopped at step {trainer.step}; {kept}")
+        say(f"\nstopped at step {trainer.step}; {kept}", flush=True)
+        if trainer.stopped_by == signal.SIGTERM:
+            return 128 + signal.SIGTERM
         raise
     loader = trainer.loader
     for left_out, why in ((loader.bad, "unusable"), (loader.over_budget, "too large for this recipe")):
         if left_out:
             some = ", ".join(list(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
-            print(f"left out as {why}: {len(left_out)} samples ({some})")
-    print(f"saved {final}\ntry it: sensorium chat --model {out}")
+            say(f"left out as {why}: {len(left_out)} samples ({some})")
+    say(f"saved {final}\ntry it: sensorium chat --model {out}")
+    stop_ranks(trainer.ranks)
     return 0
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    """Another rank says it."""
 
 
 def essentials(trainer: "Trainer") -> str:
@@ -165,7 +177,9 @@ def essentials(trainer: "Trainer") -> str:
         "media": "; ".join(media) or "none",
         "data": mixtures[0],
         **({f"{config.data.clean_from:,} on": mixtures[1]} if len(mixtures) > 1 else {}),
-        "step": f"{config.data.samples_per_step} samples in rows of {config.data.row_length} tokens",
+        "step": f"{config.data.samples_per_step} samples in rows of {config.data.row_length} tokens"
+        + (f", on {trainer.ranks.world_size} ranks" if trainer.ranks.world_size > 1 else "")
+        + (f", in {train.num_microbatches} micro-batches" if train.num_microbatches > 1 else ""),
         "budget": f"{budget}, learning rate {train.lr:g}, seed {train.seed}",
     }
     return "\n".join(f"{name:<11}{text}" for name, text in rows.items())

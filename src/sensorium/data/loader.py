@@ -27,7 +27,7 @@ from sensorium.data.reader import Reader
 from sensorium.data.sample import Arrays, OverBudgetError, decode_medium, sample_of_row
 from sensorium.data.schema import check_row
 from sensorium.data.templates import build_documents, find_template
-from sensorium.sequence.document import Document, num_positions
+from sensorium.sequence.document import Document, TextSegment, num_positions
 from sensorium.sequence.packing import Batch, map_arrays, pack
 from sensorium.sequence.tokenizer import Tokenizer
 
@@ -99,6 +99,7 @@ class Loader:
         seed: of the order, the templates and the augmentation.
         rank, world_size: this process takes every ``world_size``-th sample of every source, so that ranks share out
             the row groups too (as long as there are no more ranks than ``shuffle_blocks``).
+        num_microbatches: batches that this process makes of its share of a step.
 
     Raises:
         ValueError: a source has no row, a template is unknown, or the weights are not positive.
@@ -113,19 +114,21 @@ class Loader:
         *,
         rank: int = 0,
         world_size: int = 1,
+        num_microbatches: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}; expected 0 to {world_size - 1}")
         most = max(len(config.sources), len(config.clean_sources))
         # The sources' quotas are rounded: a step may have one sample less for each.
-        least = world_size + (most - 1 if world_size > 1 else 0)
+        self.num_parts = world_size * num_microbatches
+        least = self.num_parts + (most - 1 if self.num_parts > 1 else 0)
         if config.samples_per_step < least:
             raise ValueError(
-                f"samples_per_step is {config.samples_per_step}; {world_size} ranks and {most} "
-                f"sources need {least}, so that every rank has a sample in every step: raise it"
+                f"samples_per_step is {config.samples_per_step}; {world_size} ranks, {num_microbatches} micro-batches "
+                f"and {most} sources need {least}, so that every batch has a sample in every step: raise it"
             )
         self.config, self.model, self.tokenizer, self.seed = config, model, tokenizer, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.num_microbatches = rank, world_size, num_microbatches
         self.sources: list[Source] = []
         self.stages = [self._stage(0, config.sources)]
         if config.clean_sources:
@@ -178,14 +181,19 @@ class Loader:
             for number, visit in self.visits(self._at(step))
         ]
 
-    def samples(self, step: int) -> Samples:
-        """The documents of this rank's samples of a step; what cannot be used is noted and left out."""
+    def part(self, step: int, number: int) -> list[tuple[int, int]]:
+        """(source, visit) of the samples of one batch of a step; those of all ranks are numbered through."""
         visits = self.visits(step)
-        # By the visit, so that a rank meets few row groups; by the place where that leaves a rank without any.
-        ranks = [sum(visit) % self.world_size for visit in visits]
-        if len(set(ranks)) < self.world_size:
-            ranks = [place % self.world_size for place in range(len(visits))]
-        mine = [visit for visit, rank in zip(visits, ranks, strict=True) if rank == self.rank]
+        # By the visit, so that a rank meets few row groups; by the place where that leaves a batch without any.
+        parts = [sum(visit) % self.num_parts for visit in visits]
+        if len(set(parts)) < self.num_parts:
+            parts = [place % self.num_parts for place in range(len(visits))]
+        return [visit for visit, part in zip(visits, parts, strict=True) if part == number]
+
+    def samples(self, step: int, microbatch: int = 0) -> Samples:
+        """The documents of this rank's samples of a step; what cannot be used is noted and left out."""
+        # Rank first: ranks take turns, whatever the number of micro-batches is.
+        mine = self.part(step, microbatch * self.world_size + self.rank)
         if self._num_threads == 1:
             return self._samples(mine)
         if self._pool is None:
@@ -252,9 +260,12 @@ class Loader:
             task=f"{sample.source}/{name}",
         )
 
-    def batch(self, step: int) -> Batch:
-        """Batch number ``step`` of this rank, with the bad samples it met (`note` counts them)."""
-        found = self.samples(self._at(step))
+    def batch(self, step: int, microbatch: int = 0) -> Batch:
+        """A batch of step ``step`` of this rank, with the bad samples it met (`note` counts them)."""
+        found = self.samples(self._at(step), microbatch)
+        if not found.documents and self.num_parts > 1:
+            # The other batches of the step have samples: this one takes part with nothing to learn from.
+            found.documents.append(Document([TextSegment([self.tokenizer.pad])]))
         if not found.documents:
             sample_id, reason = [*found.bad, *found.over_budget][0]
             raise ValueError(
@@ -288,18 +299,21 @@ class Loader:
             )
 
     def stream(self, start_step: int, stop_step: int) -> Iterator[tuple[int, Batch]]:
-        """(step, batch) from ``start_step`` on; the next batches are made in a thread or in processes meanwhile."""
-        steps = range(start_step, stop_step)
-        batches = self._from_workers(steps) if self.config.num_workers else self._from_thread(steps)
+        """(step, batch) from ``start_step`` on; the next batches are made in a thread or in processes meanwhile.
+
+        A step comes ``num_microbatches`` times.
+        """
+        numbers = range(start_step * self.num_microbatches, stop_step * self.num_microbatches)
+        batches = self._from_workers(numbers) if self.config.num_workers else self._from_thread(numbers)
         try:
-            for step in steps:
+            for number in numbers:
                 batch = next(batches)
                 self.note(batch)
-                yield step, batch
+                yield number // self.num_microbatches, batch
         finally:
             batches.close()
 
-    def _from_thread(self, steps: range) -> Any:
+    def _from_thread(self, numbers: range) -> Any:
         ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
         stopped = threading.Event()
 
@@ -313,17 +327,17 @@ class Loader:
 
         def work() -> None:
             try:
-                for step in steps:
+                for number in numbers:
                     if stopped.is_set():
                         return
-                    offer(self.batch(step))
+                    offer(self.batch(*divmod(number, self.num_microbatches)))
             except BaseException as error:  # handed to the consumer, which raises it
                 offer(error)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            for _ in steps:
+            for _ in numbers:
                 item = ready.get()
                 if isinstance(item, BaseException):
                     raise item
@@ -332,13 +346,13 @@ class Loader:
             stopped.set()
             thread.join()
 
-    def _from_workers(self, steps: range) -> Any:
+    def _from_workers(self, numbers: range) -> Any:
         """Batches from processes, in order. Connections to object stores do not survive a fork: those spawn."""
         remote = any(source.reader.is_remote for source in self.sources)
         batches: Any = torch.utils.data.DataLoader(
             _Batches(self),
             batch_size=None,
-            sampler=steps,
+            sampler=numbers,
             num_workers=self.config.num_workers,
             worker_init_fn=_start_worker,
             multiprocessing_context="spawn" if remote else None,
@@ -371,14 +385,14 @@ class Loader:
 
 
 class _Batches(torch.utils.data.Dataset[Any]):
-    """Steps as a map-style data set."""
+    """Batches, those of a step one after another, as a map-style data set."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def __getitem__(self, step: int) -> Any:
+    def __getitem__(self, number: int) -> Any:
         try:
-            batch = self.loader.batch(step)
+            batch = self.loader.batch(*divmod(number, self.loader.num_microbatches))
         except (ValueError, OSError) as error:
             return ValueError(str(error))  # raised there, it would arrive as a traceback in a message
         # A tensor travels between processes as a file of its own: only large ones are worth that.

@@ -177,7 +177,7 @@ def load(path: str | Path | None = None) -> Model:
     """A model by folder, or the starter model that ships with the package.
 
     Args:
-        path: a folder with config.json and model.safetensors, or a run folder (its last checkpoint).
+        path: a folder with config.json and model.safetensors, a run folder (its last checkpoint), or ``RUN/best``.
 
     Raises:
         FileNotFoundError, ValueError: what is missing or broken, and what to do.
@@ -187,6 +187,8 @@ def load(path: str | Path | None = None) -> Model:
 
         return Model.from_pretrained(STARTER_MODEL)
     folder = Path(path)
+    if folder.is_file() and folder.name in ("last", "best"):
+        folder = folder.parent / folder.read_text().strip()
     last = folder / "last"
     if not (folder / "config.json").is_file() and last.is_file():
         folder = folder / last.read_text().strip()

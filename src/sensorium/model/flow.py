@@ -30,13 +30,26 @@ class Noise:
 
 
 def draw_noise(batch: Batch, config: ModelConfig, generator: torch.Generator) -> dict[str, Noise]:
-    """Levels ``t = sigmoid(N(mu, 0.8))`` and noise for every target of a batch, from a seeded generator."""
+    """Levels ``t = sigmoid(N(mu, 0.8))`` and noise for every target of a batch.
+
+    Each item's are drawn from the generator's next number and the item's own seed: they are the same however a step's
+    samples are spread over batches and ranks.
+    """
+    base = int(torch.randint(2**62, (), generator=generator))
+    own = torch.Generator()
     noise = {}
     for name, media in batch.targets.items():
-        mu = config.modalities[name].noise_mu
-        t_N = torch.sigmoid(mu + 0.8 * torch.randn(len(media.grids_N2), generator=generator))
-        e_NCHW = torch.randn(media.arrays_NCHW.shape, generator=generator)
-        noise[name] = Noise(t_N.to(media.arrays_NCHW.device), e_NCHW.to(media.arrays_NCHW.device))
+        modality = config.modalities[name]
+        t_N, e_NCHW = torch.empty(len(media.grids_N2)), torch.zeros(media.arrays_NCHW.shape)
+        grids = media.grids_N2.tolist()
+        for n, ((rows, cols), seed) in enumerate(zip(grids, media.seeds_N.tolist(), strict=True)):
+            own.manual_seed(base ^ seed)
+            t_N[n] = torch.sigmoid(modality.noise_mu + 0.8 * torch.randn((), generator=own))
+            height, width = rows * modality.patch[0], cols * modality.patch[1]
+            shape = (modality.channels, height, width)
+            e_NCHW[n, :, :height, :width] = torch.randn(shape, generator=own)
+        device = media.arrays_NCHW.device
+        noise[name] = Noise(t_N.to(device, non_blocking=True), e_NCHW.to(device, non_blocking=True))
     return noise
 
 

@@ -1,5 +1,7 @@
 """Documents -> packed rows -> one ``Batch`` of tensors, with every media token accounted for."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -21,11 +23,14 @@ class MediaBatch:
         arrays_NCHW: float32, zero-padded at the bottom and right to the largest.
         grids_N2: patches along height and width.
         token_index_P: where each patch stands in the flattened ``[B*T]`` positions, item after item.
+        seeds_N: int64, a number of each item's own: what is drawn for it at random depends on nothing else in the
+            batch, and so not on the number of ranks and micro-batches.
     """
 
     arrays_NCHW: Tensor
     grids_N2: Tensor
     token_index_P: Tensor
+    seeds_N: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     @property
     def is_ragged(self) -> bool:
@@ -45,7 +50,7 @@ class Batch:
     Args:
         context: modality -> clean media; ``targets``: modality -> media to be generated.
         emb_a_M, emb_b_M: flat positions of the ``<emb>`` of the media side and of the text side of M pairs.
-        positives_MM: bool, pair i's media and pair j's text belong together.
+        groups_MG: int64, the groups of each pair, padded with 0: pairs that share one belong together.
         sample_ids, tasks: one entry per document, for logs.
         num_visits: samples that were drawn; ``bad`` and ``over_budget``: (id, reason) of those left out.
     """
@@ -60,7 +65,7 @@ class Batch:
     targets: dict[str, MediaBatch]
     emb_a_M: Tensor
     emb_b_M: Tensor
-    positives_MM: Tensor
+    groups_MG: Tensor
     emb_D: Tensor  # flat position of the last <emb> of each document, -1 without one
     last_D: Tensor  # flat position of the last token of each document
     end_position_D: Tensor
@@ -75,9 +80,23 @@ class Batch:
         """Positions that are not padding."""
         return int((self.doc_id_BT >= 0).sum())
 
+    @property
+    def positives_MM(self) -> Tensor:
+        """Bool: pair i's media and pair j's text belong together."""
+        return share_a_group(self.groups_MG, self.groups_MG).fill_diagonal_(True)
+
     def to(self, device: torch.device | str) -> "Batch":
         """A copy on another device."""
         return map_arrays(self, lambda t: t.to(device, non_blocking=True), Tensor)
+
+
+def share_a_group(groups_MG: Tensor, others_NG: Tensor) -> Tensor:
+    """Bool ``[M, N]``: whether two pairs have a group in common; 0 is none."""
+    shared_MN = torch.zeros(len(groups_MG), len(others_NG), dtype=torch.bool, device=groups_MG.device)
+    for own_M in groups_MG.T:
+        for other_N in others_NG.T:
+            shared_MN |= (own_M[:, None] == other_N) & (own_M[:, None] != 0)
+    return shared_MN
 
 
 def map_arrays(value: Any, fn: Any, kind: type) -> Any:
@@ -155,7 +174,8 @@ def pack(
             at += lengths[index]
     layouts = [placed[index] for index in range(len(documents))]
     media = [item for placed in layouts for item in placed.media]
-    emb_a, emb_b, positives = _pairs(documents, layouts)
+    seeds = _seeds(documents, layouts)
+    emb_a, emb_b, groups = _pairs(documents, layouts)
     return Batch(
         token_ids_BT=torch.from_numpy(canvas.token_ids_N.reshape(B, T)),
         labels_BT=torch.from_numpy(canvas.labels_N.reshape(B, T)),
@@ -163,11 +183,11 @@ def pack(
         doc_id_BT=torch.from_numpy(doc_id.reshape(B, T)),
         block_id_BT=torch.from_numpy(canvas.block_id_N.reshape(B, T)),
         is_noisy_BT=torch.from_numpy(canvas.is_noisy_N.reshape(B, T)),
-        context=_media_batches([m for m in media if not m[1].noisy], config),
-        targets=_media_batches([m for m in media if m[1].noisy], config),
+        context=_media_batches([m for m in media if not m[1].noisy], config, seeds),
+        targets=_media_batches([m for m in media if m[1].noisy], config, seeds),
         emb_a_M=torch.tensor(emb_a, dtype=torch.int64),
         emb_b_M=torch.tensor(emb_b, dtype=torch.int64),
-        positives_MM=positives,
+        groups_MG=groups,
         emb_D=torch.tensor([x.emb[-1][0] if x.emb else -1 for x in layouts]),
         last_D=torch.tensor([x.start + x.length - 1 for x in layouts]),
         end_position_D=torch.tensor([x.end_position for x in layouts]),
@@ -176,7 +196,27 @@ def pack(
     )
 
 
-def _media_batches(media: Sequence[tuple[int, MediaSegment]], config: ModelConfig) -> dict[str, MediaBatch]:
+def _seeds(documents: Sequence[Document], layouts: Sequence[Layout]) -> dict[int, int]:
+    """Position of a medium -> a number that depends on its sample and its place in it only."""
+    count: Counter[str] = Counter()
+    seeds = {}
+    for index, (document, item) in enumerate(zip(documents, layouts, strict=True)):
+        # A document outside a data stream has no key of its own.
+        key = document.pair_key or f"document {index}"
+        for at, _ in item.media:
+            seeds[at] = _number(f"{key}/{count[key]}")
+            count[key] += 1
+    return seeds
+
+
+def _number(text: str) -> int:
+    """63 bits of a text; two of a step's texts share them with a probability of about 1e-11."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _media_batches(
+    media: Sequence[tuple[int, MediaSegment]], config: ModelConfig, seeds: dict[int, int]
+) -> dict[str, MediaBatch]:
     """Group media by modality, check each against its grid, and note where each patch stands."""
     out: dict[str, MediaBatch] = {}
     for name, modality in config.modalities.items():
@@ -201,6 +241,7 @@ def _media_batches(media: Sequence[tuple[int, MediaSegment]], config: ModelConfi
             torch.from_numpy(arrays),
             torch.tensor([segment.grid for _, segment in items], dtype=torch.int64),
             torch.from_numpy(index),
+            torch.tensor([seeds[at] for at, _ in items], dtype=torch.int64),
         )
     unknown = {segment.modality for _, segment in media} - set(config.modalities)
     if unknown:
@@ -212,7 +253,7 @@ def _media_batches(media: Sequence[tuple[int, MediaSegment]], config: ModelConfi
 
 
 def _pairs(documents: Sequence[Document], layouts: Sequence[Layout]) -> tuple[list[int], list[int], Tensor]:
-    """Flat positions of both sides of each complete pair, and which pairs are positives of each other."""
+    """Flat positions of both sides of each complete pair, and the groups of each."""
     sides: dict[str, dict[str, int]] = {}
     groups: dict[str, set[str]] = {}
     for document, item in zip(documents, layouts, strict=True):
@@ -221,14 +262,7 @@ def _pairs(documents: Sequence[Document], layouts: Sequence[Layout]) -> tuple[li
                 sides.setdefault(document.pair_key, {})[side] = at
                 groups.setdefault(document.pair_key, set()).update(document.group_keys)
     keys = [key for key, found in sides.items() if len(found) == 2]
-    group_ids: dict[str, int] = {}
-    cells = [
-        (row, group_ids.setdefault(g, len(group_ids)))
-        for row, key in enumerate(keys)
-        for g in sorted(groups[key])
-    ]
-    member = np.zeros((len(keys), len(group_ids) + 1), np.float32)
-    if cells:
-        member[tuple(np.array(cells).T)] = 1.0
-    positives = torch.from_numpy((member @ member.T > 0) | np.eye(len(keys), dtype=bool))
-    return [sides[k]["a"] for k in keys], [sides[k]["b"] for k in keys], positives
+    groups_MG = np.zeros((len(keys), max((len(groups[key]) for key in keys), default=0)), np.int64)
+    for row, key in enumerate(keys):
+        groups_MG[row, : len(groups[key])] = [_number(group) for group in sorted(groups[key])]
+    return [sides[k]["a"] for k in keys], [sides[k]["b"] for k in keys], torch.from_numpy(groups_MG)

@@ -2,12 +2,28 @@
 
 import ctypes
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sensorium.config import TrainConfig
+
+
+class Parameters(Protocol):
+    """A module, or what one rank holds of it (``train.parallel.Shards``)."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is to be updated."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors."""
+
+
+def is_muon(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
+    """Whether Muon updates a parameter: a matrix of the trunk."""
+    return config.optimizer == "muon" and name.startswith("layers.") and parameter.ndim == 2
 
 
 class MuonAdamW:
@@ -18,13 +34,12 @@ class MuonAdamW:
     learning rate serves both.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, model: Parameters, config: TrainConfig) -> None:
         matrices: list[tuple[str, nn.Parameter]] = []
         others: list[tuple[str, nn.Parameter]] = []
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                in_trunk = name.startswith("layers.") and parameter.ndim == 2
-                (matrices if in_trunk and config.optimizer == "muon" else others).append((name, parameter))
+                (matrices if is_muon(name, parameter, config) else others).append((name, parameter))
         # Matrices decay, vectors and embeddings do not.
         decaying = [p for name, p in others if p.ndim >= 2 and "embed_tokens" not in name]
         plain = [p for name, p in others if not (p.ndim >= 2 and "embed_tokens" not in name)]
@@ -93,14 +108,14 @@ class EMA:
     their initialisation.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Parameters, decay: float) -> None:
         self.decay = decay
         self.weights: dict[str, Tensor] = {
             name: value.detach().clone() for name, value in model.state_dict().items()
         }
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: Parameters, step: int) -> None:
         """Move towards the model's weights."""
         decay = min(self.decay, (1 + step) / (10 + step))
         state = model.state_dict()

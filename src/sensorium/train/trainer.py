@@ -1,43 +1,35 @@
-"""One readable training loop on one process.
+"""One readable training loop, the same on one process and on many.
 
-Everything random is a function of (seed, step), so that resuming needs no generator state and is exact.
+Everything random is a function of (seed, step) or of the sample, so that resuming needs no generator state and is exact.
 """
 
 import math
-import threading
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from sensorium.config import RunConfig, TrainConfig
+from sensorium.config import RunConfig
 from sensorium.data.loader import Loader
-from sensorium.interrupt import first_interrupt
-from sensorium.losses import Loss, compute_losses
-from sensorium.model.flow import draw_noise
+from sensorium.interrupt import Interruption, first_interrupt
+from sensorium.losses import Loss
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.packing import Batch
 from sensorium.sequence.tokenizer import Tokenizer
-from sensorium.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from sensorium.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint, tidy
+from sensorium.train.evaluate import averaged_weights, evaluate, validation_loader
+from sensorium.train.failures import memory_explained, write_report
 from sensorium.train.metrics import MetricsLog, Progress, plot_losses, write_csv
-from sensorium.train.optimizer import EMA, MuonAdamW, learning_rate, tune_allocator
+from sensorium.train.optimizer import EMA, MuonAdamW, is_muon, learning_rate, tune_allocator
+from sensorium.train.parallel import Shards, prepare_model, start_ranks, was_restarted
+from sensorium.train.step import Facts, share_facts, step_losses, total_loss
 
 Sampler = Callable[["Trainer", Path], None]  # writes samples at fixed prompts into a folder
-
-
-def total_loss(losses: dict[str, Loss], config: TrainConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Each loss divided by its own count, then weighted and added."""
-    means = {name: loss.sum / loss.count.clamp_min(1) for name, loss in losses.items()}
-    flow = [mean for name, mean in means.items() if name.startswith("flow_")]
-    total = (
-        config.w_text * means["text"]
-        + config.w_flow * sum(flow, torch.zeros_like(means["text"]))
-        + config.w_align * means["align"]
-        + config.z_loss * means["z"]
-    )
-    return total, means
 
 
 class Trainer:
@@ -45,7 +37,7 @@ class Trainer:
 
     Args:
         config: the resolved recipe.
-        run: folder of the run.
+        run: folder of the run; with several machines one that all of them see.
         resume: continue from the last checkpoint in ``run``.
         sampler: called on the schedule of ``sample_every`` with a folder for its output.
     """
@@ -54,30 +46,43 @@ class Trainer:
         self, config: RunConfig, run: Path, *, resume: bool = False, sampler: Sampler | None = None
     ) -> None:
         self.config, self.run_folder, self.sampler = config, run, sampler
-        found = last_checkpoint(run)
-        if found and not resume:
-            raise ValueError(
-                f"{run} holds the checkpoint {found.name}; add --resume to continue it or "
-                "choose another --out"
-            )
-        if resume and not found:
-            raise FileNotFoundError(
-                f"there is no checkpoint to resume in {run}; leave --resume out to start a new run"
-            )
+        self.ranks = start_ranks(config.train)
+        if self.ranks.is_main:
+            tidy(run)
+        self.ranks.check()
+        found = _checkpoint_to_continue(run, resume=resume)
         run.mkdir(parents=True, exist_ok=True)
         tune_allocator()
         torch.manual_seed(config.train.seed)
         self.tokenizer = Tokenizer.load(config.tokenizer)
         self.model = Sensorium(config.model)
-        self.optimizer = MuonAdamW(self.model, config.train)
-        self.ema = EMA(self.model, config.train.ema_decay)
-        self.loader = Loader(config.data, config.model, self.tokenizer, config.train.seed)
+        prepare_model(self.model, config.train, self.ranks)
+        self.shards = Shards(self.model, self.ranks, lambda name, p: is_muon(name, p, config.train))
+        self.optimizer = MuonAdamW(self.shards, config.train)
+        self.ema = EMA(self.shards, config.train.ema_decay)
+        self.loader = Loader(
+            config.data,
+            config.model,
+            self.tokenizer,
+            config.train.seed,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            num_microbatches=config.train.num_microbatches,
+        )
+        self.held_out = (
+            validation_loader(config, self.tokenizer, self.ranks) if config.train.eval_every else None
+        )
         self.step, self.elapsed_s, self.tokens_seen, self.samples_seen = 0, 0.0, 0, 0
+        self.best_loss, self.is_best = math.inf, False  # of all held-out losses; whether this moment has it
         if found:
-            counters = load_checkpoint(found, self.model, self.ema, self.optimizer)
+            counters = load_checkpoint(found, self.shards, self.ema, self.optimizer)
             self.step, self.elapsed_s = counters["step"], counters["elapsed_s"]
             self.tokens_seen, self.samples_seen = counters["tokens_seen"], counters["samples_seen"]
-        self.log = MetricsLog(run, self.step)
+            self.best_loss = counters.get("best_loss", math.inf)
+        self.log = MetricsLog(run, self.step) if self.ranks.is_main else None
+        self.line = Progress() if self.ranks.is_main else None
+        self.pending: list[tuple[dict[str, Any], Sequence[Batch]]] = []  # steps that nobody has looked at yet
+        self.stopped_by: int | None = None
 
     @property
     def progress(self) -> float:
@@ -90,109 +95,189 @@ class Trainer:
         """Run to the end of the budget; returns the last checkpoint.
 
         Raises:
-            KeyboardInterrupt: after a first Ctrl-C, once the step is done and saved; a second one interrupts at
-                once.
+            KeyboardInterrupt: after a first Ctrl-C or SIGTERM, once the step is done and saved; a second one ends
+                the process at once.
         """
         self.model.train()
         stream: Any = self.loader.stream(self.step, self.config.train.num_steps)
-        line = Progress()
         try:
-            with first_interrupt() as interrupted:
-                self._loop(stream, line, interrupted)
+            with first_interrupt(signal.SIGINT, signal.SIGTERM) as interrupted:
+                self._loop(stream, interrupted)
         finally:
             stream.close()
-            line.close()
+            if self.line:
+                self.line.close()
         final = self.save()
         if self.sampler:
             self.sample()
-        write_csv(self.run_folder)
-        plot_losses(self.run_folder)
+        if self.ranks.is_main:
+            write_csv(self.run_folder)
+            plot_losses(self.run_folder)
         return final
 
-    def _loop(
-        self, stream: Iterator[tuple[int, Batch]], line: Progress, interrupted: threading.Event
-    ) -> None:
+    def _loop(self, stream: Iterator[tuple[int, Batch]], interrupted: Interruption) -> None:
         train = self.config.train
-        started, waited, before = time.perf_counter(), 0.0, self.elapsed_s
+
+        def is_due(every: int) -> bool:
+            """What is done at the end anyway is not due there."""
+            return bool(every) and self.step % every == 0 and self.progress < 1.0
+
+        started, before = time.perf_counter(), self.elapsed_s
         while self.progress < 1.0:
             asked = time.perf_counter()
-            _, batch = next(stream)
-            waited += (data_wait_s := time.perf_counter() - asked)
-            values = self.train_step(batch)
-            self.elapsed_s = before + time.perf_counter() - started
-            step_s = time.perf_counter() - asked
+            batches = [batch for _, batch in islice(stream, train.num_microbatches)]
+            data_wait_s = time.perf_counter() - asked
+            values = self.train_step(batches)
+            # The clock of one rank, and the signals of all: every rank ends at the same step.
+            now = self.ranks.share(
+                elapsed=before + time.perf_counter() - started, stop=interrupted.number * interrupted.is_set()
+            )
+            self.elapsed_s, self.stopped_by = now["elapsed"][0], int(max(now["stop"])) or None
             values |= {
-                "tokens_per_s": batch.num_tokens / step_s,
+                "tokens_per_s": values.pop("tokens") / (time.perf_counter() - asked),
                 "data_wait_s": data_wait_s,
                 "elapsed_s": self.elapsed_s,
             }
-            self.log.write(values)
-            self._check_finite(values, batch)
-            if self.step % train.log_every == 0 or self.progress >= 1.0:
-                eta_s = self.elapsed_s / max(self.progress, 1e-9) * (1 - self.progress)
-                line.show(values | {"data_wait_s": waited}, num_steps=train.num_steps, eta_s=eta_s)
-                waited = 0.0
-            if interrupted.is_set():
+            self._evaluate(values)
+            if self.step % train.log_every == 0 or self.progress >= 1.0 or not self._is_deferred:
+                self.write_metrics()
+            if self.stopped_by:
                 self.save()
                 raise KeyboardInterrupt
-            if self.progress < 1.0:
-                if train.save_every and self.step % train.save_every == 0:
-                    self.save()
-                if self.sampler and train.sample_every and self.step % train.sample_every == 0:
-                    self.sample()
+            if is_due(train.save_every) or (self.is_best and self.progress < 1.0):
+                self.save()
+            if self.sampler and is_due(train.sample_every):
+                self.sample()
 
-    def train_step(self, batch: Batch) -> dict[str, Any]:
-        """Forward, losses by their counts, backward, clip, step, average."""
-        lr = learning_rate(self.progress, self.config.train)
+    def _evaluate(self, values: dict[str, Any]) -> None:
+        """Where it is due, add losses on held-out data to what is logged."""
+        every = self.config.train.eval_every
+        if self.held_out is None or (self.step % every and self.progress < 1.0):
+            return
+        with averaged_weights(self.model, self.shards, self.ema):
+            found = evaluate(self.model, self.held_out, self.config, self.ranks)
+        values |= {name: float(value) for name, value in found.items()}
+        self.is_best = values["val_loss"] < self.best_loss
+        self.best_loss = min(self.best_loss, values["val_loss"])
+
+    @property
+    def _is_deferred(self) -> bool:
+        """A GPU is not waited for in every step: its numbers are looked at when they are logged or saved."""
+        return self.ranks.device.type != "cpu"
+
+    def train_step(self, batches: Sequence[Batch]) -> dict[str, Any]:
+        """Forward and backward of every micro-batch, clip, check, step, average; returns what to log."""
+        config = self.config.train
+        lr = learning_rate(self.progress, config)
         self.optimizer.set_lr(lr)
-        generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + self.step)
-        noise = draw_noise(batch, self.config.model, generator)
-        losses = compute_losses(self.model, batch, noise)
-        total, means = total_loss(losses, self.config.train)
-        self.optimizer.zero_grad()
-        total.backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
-        self.optimizer.step()
-        self.step += 1
-        self.ema.update(self.model, self.step)
-        self.tokens_seen += batch.num_tokens
-        self.samples_seen += batch.num_visits - len(batch.bad) - len(batch.over_budget)
-        return {
-            "step": self.step,
-            **{f"loss_{name}": float(mean.detach()) for name, mean in means.items() if name != "z"},
-            "loss": float(total.detach()),
+        self.shards.zero_grad()
+        facts = share_facts(batches, self.config, self.ranks)
+        with memory_explained(self.step + 1, batches, self.config):
+            total, means = self._backward(batches, facts)
+        grad_norm = self.shards.clip_(config.grad_clip)
+        self.tokens_seen += facts.num_tokens
+        self.samples_seen += facts.num_samples
+        values = {
+            "step": self.step + 1,
+            **{f"loss_{name}": mean for name, mean in means.items() if name != "z"},
+            "loss": total,
             "lr": lr,
-            "grad_norm": float(grad_norm),
+            "grad_norm": grad_norm,
             "tokens_seen": self.tokens_seen,
             "samples_seen": self.samples_seen,
+            "tokens": facts.num_tokens,
         }
+        self.pending.append((values, batches))
+        if not self._is_deferred:
+            self._check_finite()
+        self.shards.give_gradients()
+        with memory_explained(self.step + 1, batches, self.config):
+            self.optimizer.step()
+        self.shards.take_weights()
+        self.step += 1
+        self.ema.update(self.shards, self.step)
+        return values
 
-    def _check_finite(self, values: dict[str, Any], batch: Batch) -> None:
-        if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-            raise ValueError(
-                f"step {values['step']}: the loss is {values['loss']} and the gradient norm "
-                f"{values['grad_norm']}; lower train.lr, or look at "
-                f"the samples {', '.join(batch.sample_ids[:8])}, ...: "
-                f"the last good checkpoint is {last_checkpoint(self.run_folder)}"
-            )
+    def _backward(self, batches: Sequence[Batch], facts: Facts) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of the whole step; returns its loss and the mean of each loss, over all ranks."""
+        sums: list[Tensor] = []
+        for losses in step_losses(self.model, batches, facts, self.config, self.ranks):
+            total_loss(losses, self.config.train)[0].backward()
+            sums.append(torch.stack([loss.sum.detach() for loss in losses.values()]))
+            counts = {name: loss.count for name, loss in losses.items()}
+        overall = self.ranks.sum_(torch.stack(sums).sum(dim=0))
+        return total_loss(
+            {name: Loss(overall[n], count) for n, (name, count) in enumerate(counts.items())},
+            self.config.train,
+        )
+
+    def write_metrics(self) -> None:
+        """Check and write the steps that wait for it, and renew the line on the terminal."""
+        self._check_finite()
+        train = self.config.train
+        for values, _ in self.pending:
+            if self.log:
+                self.log.write(values)
+        if self.line and self.pending and (self.step % train.log_every == 0 or self.progress >= 1.0):
+            eta_s = self.elapsed_s / max(self.progress, 1e-9) * (1 - self.progress)
+            self.line.show(self.pending[-1][0], num_steps=train.num_steps, eta_s=eta_s)
+        self.pending.clear()
+
+    def _check_finite(self) -> None:
+        """Turn the waiting steps' tensors into numbers; stop where one is none.
+
+        Raises:
+            ValueError: with the folder in which the batch is described. The step is neither applied nor saved.
+        """
+        waiting = [values for values, _ in self.pending]
+        tensors = [
+            (values, k) for values in waiting for k, value in values.items() if isinstance(value, Tensor)
+        ]
+        if tensors:
+            numbers = torch.stack([values[k].detach().float() for values, k in tensors]).tolist()
+            for (values, key), number in zip(tensors, numbers, strict=True):
+                values[key] = number
+        for values, batches in self.pending:
+            if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
+                folder = write_report(
+                    self.run_folder, values["step"], values, batches, self.model, self.config, self.ranks
+                )
+                raise ValueError(
+                    f"step {values['step']}: the loss is {values['loss']} and the gradient norm {values['grad_norm']}; "
+                    f"lower train.lr, or look at the batch described in {folder}; the last good checkpoint is "
+                    f"{last_checkpoint(self.run_folder)}"
+                )
 
     def save(self) -> Path:
         """A checkpoint of this moment."""
+        self.write_metrics()
         counters = {
             "elapsed_s": self.elapsed_s,
             "tokens_seen": self.tokens_seen,
             "samples_seen": self.samples_seen,
+            **({"best_loss": self.best_loss} if math.isfinite(self.best_loss) else {}),
         }
+        is_best, self.is_best = self.is_best, False
         return save_checkpoint(
             self.run_folder,
             self.step,
-            self.model,
+            self.shards,
             self.ema,
             self.optimizer,
             self.config,
             self.tokenizer,
             counters,
+            is_best=is_best,
         )
+
+    def averaged_model(self) -> Sensorium | None:
+        """The averaged weights as a model of its own, on the first rank; every rank must ask."""
+        weights = {name: self.shards.full(name, rows) for name, rows in self.ema.weights.items()}
+        if not self.ranks.is_main:
+            return None
+        model = Sensorium(self.config.model)
+        model.load_state_dict(weights)
+        return model.eval()
 
     def sample(self) -> None:
         """Samples at fixed prompts with the averaged weights."""
@@ -200,3 +285,16 @@ class Trainer:
         folder = self.run_folder / "samples" / f"step-{self.step:06d}"
         folder.mkdir(parents=True, exist_ok=True)
         self.sampler(self, folder)
+
+
+def _checkpoint_to_continue(run: Path, *, resume: bool) -> Path | None:
+    found = last_checkpoint(run)
+    if found and not (resume or was_restarted()):
+        raise ValueError(
+            f"{run} holds the checkpoint {found.name}; add --resume to continue it or choose another --out"
+        )
+    if resume and not found and not was_restarted():
+        raise FileNotFoundError(
+            f"there is no checkpoint to resume in {run}; leave --resume out to start a new run"
+        )
+    return found
