@@ -115,7 +115,7 @@ def test_generate_documents_the_defaults_of_the_options() -> None:
 
     from sensorium.commands.chat import Chat
     from sensorium.commands.generate import NOT_OPTIONS, Generate
-    from sensorium.generate.engine import MediaOptions, TextOptions
+    from sensorium.generate.requests import MediaOptions, TextOptions
 
     def defaults(*classes: type) -> dict[str, object]:
         return {field.name: field.default for cls in classes for field in dataclasses.fields(cls)}

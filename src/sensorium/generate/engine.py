@@ -129,7 +129,7 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        with self._lock:
+        with self._lock, torch.inference_mode():
             self._take_inbox()
             for job in [*self.scheduler.active, *self.scheduler.waiting]:
                 self._end(job, "cancelled")

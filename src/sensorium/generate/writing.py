@@ -41,9 +41,9 @@ class TextStream:
         overlap = max((len(s) for s in self.stop), default=1) - 1
         searched = max(0, len(self._text) - overlap)
         self._text += self._decoder.decode(data, last)
-        found = [at for s in self.stop if (at := self._text.find(s, searched)) >= 0]
-        if found:
-            self._text, self.stopped = self._text[: min(found)], True
+        found = [(at + len(s), at) for s in self.stop if (at := self._text.find(s, searched)) >= 0]
+        if found:  # the first that is complete, whatever the tokens
+            self._text, self.stopped = self._text[: min(found)[1]], True
         end = len(self._text)
         if not (last or self.stopped):
             end -= self._held()
