@@ -22,7 +22,7 @@ from tests.generate.load import (
     model,
     unfair,
 )
-from tests.model.small import medium, text
+from tests.model.small import medium, random_model, small_config, text
 
 arrivals = st.lists(
     st.tuples(
@@ -158,6 +158,20 @@ def test_features_are_kept_where_no_beginning_is_shared() -> None:
         engine.generate([Request(prompt=[text(words), picture, ASSISTANT], text=TextOptions(max_tokens=1))])
     hook.remove()
     assert len(calls) == 1
+
+
+def test_what_other_weights_computed_is_not_used() -> None:
+    changing = random_model(small_config(tie_embeddings=False))
+    engine = Engine(changing, TOKENIZER)
+    request = Request(prompt=PROMPTS[1], text=TextOptions(max_tokens=6))
+    before = engine.generate([request])[0]
+    with torch.no_grad():
+        changing.layers[0].self_attn.v_proj.weight.mul_(-1)  # type: ignore[union-attr, operator]
+        changing.encoders["image"].norm.weight.mul_(2)  # type: ignore[union-attr, operator]
+    after = engine.generate([request])[0]
+    assert after.num_cached_tokens == 0
+    assert after.token_ids != before.token_ids
+    assert_same([after], Engine(changing, TOKENIZER).generate([request]))
 
 
 def test_samples_of_one_request_read_its_prompt_once() -> None:

@@ -146,6 +146,37 @@ def test_callbacks_get_every_event_in_the_engines_thread() -> None:
     assert_same(handle.answers, alone(3))
 
 
+def test_a_callback_that_fails_hurts_nobody_else() -> None:
+    def refuse(event: Any) -> None:
+        raise ValueError("the client has gone")
+
+    engine = Engine(model(), TOKENIZER)
+    good, bad = engine.submit(kinds()[2]), engine.submit(LONG, refuse)
+    assert_same(good.results(), alone(2))
+    with pytest.raises(ValueError, match="the client has gone"):
+        bad.results()
+    assert bad.answers[0].finish_reason == "cancelled"
+    assert_nothing_held(engine)
+
+
+def test_an_async_caller_without_a_thread_is_told() -> None:
+    async def main() -> None:
+        async for _ in Engine(model(), TOKENIZER).submit(LONG):
+            pass
+
+    with pytest.raises(RuntimeError, match=r"nobody runs the engine; call engine.start\(\)"):
+        asyncio.run(main())
+
+
+def test_embedding_gets_its_turn_beside_a_busy_thread() -> None:
+    with Engine(model(), TOKENIZER) as engine:
+        handle = engine.submit(PICTURE)
+        for _ in range(5):
+            assert engine.embed([[text("a"), EmbSegment()]]).shape == (1, 16)
+        assert not handle.is_done
+        handle.cancel()
+
+
 class Failing:
     """A runtime that fails once, at a given step."""
 

@@ -57,9 +57,11 @@ class Engine:
         self.scheduler = Scheduler(self.config, self.cache, self.prefixes)
         self._token_bytes = token_bytes(tokenizer, model.config.vocab_size)
         self._is_text_V = torch.tensor([bool(b) for b in self._token_bytes], device=device)
+        self._weights = 0
         self._inbox: deque[Job] = deque()
         self._numbers = itertools.count()
         self._lock = threading.RLock()  # whoever holds it runs the model
+        self._guests: deque[None] = deque()  # who waits for the lock, beside the thread that runs
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._is_closing = False
@@ -150,24 +152,22 @@ class Engine:
         """Tell the thread that there is something to do."""
         self._wake.set()
 
-    def forget(self) -> None:
-        """Drop everything computed with the weights so far (they have changed)."""
-        with self._lock:
-            self.prefixes.clear()
-            self.features.clear()
-
     @torch.inference_mode()
     def embed(self, prompts: Sequence[Sequence[Segment]]) -> Tensor:
         """Unit latents ``[n, L]`` of prompts that end in ``<emb>``; waits for the step that is being run."""
         batch = self._batch(prompts)
         mask = attention_mask(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
+        self._guests.append(None)
         with self._lock:
+            self._guests.pop()
             hidden = self.runtime.trunk(self.model.embed(batch, {}), batch.positions_BT3, mask)
             return self.model.latents(hidden.flatten(0, 1)[batch.emb_D])
 
     def _run(self) -> None:
         while not self._is_closing:
             self._wake.clear()
+            while self._guests:  # a lock is not fair: without this, the thread would take it again and again
+                time.sleep(0.0005)
             try:
                 busy = self.step()
             except Exception:  # every answer has been told
@@ -237,6 +237,14 @@ class Engine:
         self.scheduler.release(job)
 
     def _take_inbox(self) -> None:
+        if not self._inbox:
+            return
+        # Training in place changes tensors' versions: what was computed with other weights must not be used.
+        weights = sum(parameter._version for parameter in self.model.parameters())
+        if weights != self._weights:
+            self._weights = weights
+            self.prefixes.clear()
+            self.features.clear()
         while self._inbox:
             self.scheduler.waiting.append(self._inbox.popleft())
 

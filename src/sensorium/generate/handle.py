@@ -30,6 +30,7 @@ class Handle:
         self.submitted_s = time.perf_counter()
         self.answers: list[Answer] = []
         self.is_cancelled = False
+        self.error: Exception | None = None  # that the callback raised
         self.num_running = request.n
         self._events: deque[Event] = deque()
         self._changed = threading.Condition()
@@ -52,11 +53,16 @@ class Handle:
             self.num_running -= isinstance(event, Finished)
             self._changed.notify_all()
         if self.on_event is not None:
-            self.on_event(event)
+            try:
+                self.on_event(event)
+            except Exception as error:  # the caller's own fault: others are served on, and the caller is told
+                self.on_event, self.error, self.is_cancelled = None, error, True
 
     def __iter__(self) -> Iterator[Event]:
         while True:
             self._wait()
+            if self.error is not None:
+                raise self.error
             while self._events:
                 event = self._events.popleft()
                 if isinstance(event, Finished) and event.error is not None:
@@ -67,6 +73,8 @@ class Handle:
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """The same without blocking an event loop; the engine must run in a thread (``engine.start()``)."""
+        if not (self.engine.is_running or self.is_done):
+            raise RuntimeError("nobody runs the engine; call engine.start(), or iterate without async")
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
         with self._changed:
