@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
@@ -81,6 +82,7 @@ def main() -> None:
     from sensorium.recipes import get
     from sensorium.sequence.tokenizer import Tokenizer
 
+    torch.set_num_threads(arguments.threads)
     about = machine()
     config = get(arguments.recipe)
     # The weights are random: any tokenizer does whose ids the model has.
@@ -93,7 +95,7 @@ def main() -> None:
     about |= {
         "recipe": arguments.recipe,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "threads": torch.get_num_threads(),
+        "threads": arguments.threads,
         "tokens": arguments.tokens,
         "steps": arguments.steps,
     }
