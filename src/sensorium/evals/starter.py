@@ -22,8 +22,8 @@ from sensorium.evals.baselines import (
 )
 from sensorium.evals.metrics.retrieval import matches_of_keys, recall_at_k
 from sensorium.generate.interface import Model
-from sensorium.media.image import denormalize_image
 from sensorium.generate.requests import Request, TextOptions
+from sensorium.media.image import denormalize_image
 from sensorium.sequence.document import EmbSegment, Segment, TextSegment
 
 TRAIN_STYLES = ("noto", "fluent")
