@@ -213,7 +213,7 @@ def _report_generated(report: Report, model: Model) -> None:
     real = load_samples("noto", "train", model.config.model)
     chosen = [s for s in real if s.text in DRAWN] + real[:: max(1, len(real) // 12)]
     prompts = list(dict.fromkeys(s.text for s in chosen))[:12]
-    drawn = model.generate_batch(prompts, "image")
+    drawn = model.generate_many(prompts, "image")
     report.heading("Drawn from words")
     report.pictures(
         (encode_png(picture.pixels()), prompt) for prompt, picture in zip(prompts, drawn, strict=True)
@@ -221,7 +221,7 @@ def _report_generated(report: Report, model: Model) -> None:
     sounds = load_samples("scratch", "train", model.config.model)
     short = [s for s in sounds if len(s.text) < 16]
     heard = short[:: max(1, len(short) // 4)][:4]
-    made = [a.numpy() for a in _mels(model, [s.text for s in heard])]
+    made = _mels(model, [s.text for s in heard])
     report.heading("Sounds: real (through the same vocoder), then made from the word")
     for sample, mel in zip(heard, made, strict=True):
         report.sounds(
@@ -231,8 +231,5 @@ def _report_generated(report: Report, model: Model) -> None:
 
 def _mels(model: Model, prompts: list[str]) -> list[Any]:
     """Generated log-mels before the vocoder, to be drawn as well as heard."""
-    from sensorium.generate.engine import MediaOptions
-    from sensorium.generate.prompt import read_prompt, without_text
-
-    rows = [read_prompt(prompt, "audio", model.config.model, model.tokenizer) for prompt in prompts]
-    return model.engine.generate_media("audio", rows, [without_text(row) for row in rows], MediaOptions())
+    answers = model.engine.generate([model.request(prompt, "audio") for prompt in prompts])
+    return [answer.parts[0].array.numpy() for answer in answers]

@@ -115,17 +115,24 @@ def test_generate_documents_the_defaults_of_the_options() -> None:
 
     from sensorium.commands.chat import Chat
     from sensorium.commands.generate import NOT_OPTIONS, Generate
-    from sensorium.generate.engine import MediaOptions, TextOptions
+    from sensorium.generate.requests import MediaOptions, TextOptions
 
     def defaults(*classes: type) -> dict[str, object]:
         return {field.name: field.default for cls in classes for field in dataclasses.fields(cls)}
 
     known = defaults(TextOptions, MediaOptions)
     mine = {name: value for name, value in defaults(Generate).items() if name not in NOT_OPTIONS}
-    # (0, 0), 0.0 and "" stand for "the model chooses" and are passed on only when they are given.
-    chosen_by_model = {"grid": (0, 0), "duration_s": 0.0, "negative_prompt": ""}
-    assert mine == known | chosen_by_model
-    assert {k: v for k, v in defaults(Chat).items() if k != "model"} == defaults(TextOptions)
+    # These stand for "the model chooses" or "none", and are passed on only when they are given.
+    not_given = {
+        **{"grid": (0, 0), "duration_s": 0.0, "negative_prompt": "", "width": 0, "height": 0, "n": 1},
+        **{"source": "", "mask": "", "stop": "", "choices": ""},
+    }
+    for name in ("stop_tokens", "logprobs"):  # for programs
+        del known[name]
+    assert mine == known | not_given
+    talk = {name: value for name, value in defaults(Chat).items() if name != "model"}
+    assert talk.items() <= defaults(TextOptions).items()
+    assert len(talk) == 7
 
 
 class Breaks:

@@ -1,16 +1,20 @@
 """With a cache or without, alone or in a batch: the same answers."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from sensorium.generate.engine import Engine, MediaOptions, TextOptions
+from sensorium.generate.engine import Engine
+from sensorium.generate.requests import Answer, MediaOptions, Request, TextOptions
 from sensorium.generate.sampling import integrate, sample_token
-from sensorium.model.kv_cache import KVCache
+from sensorium.generate.scheduler import EngineConfig
+from sensorium.generate.sequences import TokenSequence
 from sensorium.model.sensorium import Sensorium
-from sensorium.sequence.document import Document, EmbSegment, Segment, TextSegment
+from sensorium.sequence.document import Document, EmbSegment, MediaSegment, Segment, TextSegment
 from tests.model.small import (
     byte_tokenizer,
     medium,
@@ -37,7 +41,7 @@ PROMPTS: list[list[Segment]] = [
         ASSISTANT,
     ],
 ]
-VARIANTS = [
+VARIANTS: list[dict[str, Any]] = [
     {},
     {"experts": "ffn", "target": "v"},
     {"stem": "linear", "qk_norm": False, "tie_embeddings": False},
@@ -51,12 +55,8 @@ def model(request: pytest.FixtureRequest) -> Sensorium:
 
 
 def generate(model: Sensorium, prompts: Sequence[Sequence[Segment]], options: TextOptions) -> list[list[int]]:
-    answers: list[list[int]] = [[] for _ in prompts]
-    for step in Engine(model, TOKENIZER).generate_text(prompts, options):
-        for answer, token in zip(answers, step, strict=True):
-            if token is not None:
-                answer.append(token)
-    return answers
+    requests = [Request(prompt=prompt, text=options) for prompt in prompts]
+    return [answer.token_ids for answer in Engine(model, TOKENIZER).generate(requests)]
 
 
 @torch.no_grad()
@@ -110,26 +110,33 @@ def test_rows_that_end_early_do_not_disturb_the_others() -> None:
     model = random_model(small_config(tie_embeddings=False))
     assert model.lm_head is not None
     with torch.no_grad():  # the end comes after some tokens in some rows
-        model.lm_head.weight[TOKENIZER.eos] *= 2.2
-    options = TextOptions(max_tokens=16, temperature=1.0, seed=2)
+        model.lm_head.weight[TOKENIZER.eos] *= 3
+    options = TextOptions(max_tokens=16, temperature=1.0, seed=4)
     expected = [uncached(model, prompt, options) for prompt in PROMPTS]
     assert len({len(answer) for answer in expected}) > 1
     assert generate(model, PROMPTS, options) == expected
 
 
+@pytest.mark.parametrize("limit", [1, 3, 7, 64])
 @torch.no_grad()
-def test_decode_steps_give_the_hidden_states_of_one_forward(model: Sensorium) -> None:
+def test_reading_in_any_chunks_gives_the_hidden_states_of_one_forward(model: Sensorium, limit: int) -> None:
     engine = Engine(model, TOKENIZER)
+    sequences = [TokenSequence(TOKENIZER, prompt) for prompt in PROMPTS]
+    for sequence in sequences:
+        sequence.row = engine.cache.add_row()
     words = [TOKENIZER.encode(w) for w in ("abcdef", "ghijkl", "mnopqr", "stuvwx")]
-    state = engine.prefill(PROMPTS, room=6)
+    while unread := [s for s in sequences if s.num_unread]:
+        engine.reader.read([(s, s.next_chunk(limit)) for s in unread])
     for count in range(7):
         for row, prompt in enumerate(PROMPTS):
             tail = [TextSegment(words[row][:count])] if count else []
             batch = pack_documents([Document([*prompt, *tail])], model.config)
-            torch.testing.assert_close(state.hidden_BD[row], model(batch)[0, -1], **CLOSE)
-            assert int(state.position_B[row]) == int(batch.end_position_D[0])
+            torch.testing.assert_close(sequences[row].hidden_D, model(batch)[0, -1], **CLOSE)
+            assert sequences[row].position == int(batch.end_position_D[0])
         if count < 6:
-            state = engine.decode_step(state, torch.tensor([w[count] for w in words]))
+            for sequence, word in zip(sequences, words, strict=True):
+                sequence.append_token(word[count])
+            engine.reader.read([(s, 1) for s in sequences])
 
 
 def targets(modality: str) -> tuple[list[list[Segment]], list[tuple[int, int]]]:
@@ -163,44 +170,55 @@ def expected_media(
     return integrate(slope, z, num_steps=options.num_steps, solver=options.solver)
 
 
+def draw(
+    model: Sensorium,
+    modality: str,
+    rows: Sequence[tuple[list[Segment], list[Segment], tuple[int, int] | None]],
+    options: MediaOptions,
+) -> list[Answer]:
+    requests = [
+        Request(
+            prompt=prompt,
+            output=modality,
+            without_words=blank,
+            media=dataclasses.replace(options, grid=grid),
+        )
+        for prompt, blank, grid in rows
+    ]
+    return Engine(model, TOKENIZER).generate(requests)
+
+
 @pytest.mark.parametrize("modality", ["image", "audio"])
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_media_with_cache_and_in_batches_equal_the_training_forward(
-    model: Sensorium, modality: str, solver: str, guidance: float, monkeypatch: pytest.MonkeyPatch
+    model: Sensorium, modality: str, solver: Any, guidance: float
 ) -> None:
-    engine = Engine(model, TOKENIZER)
     prompts, grids = targets(modality)
     blanks: list[list[Segment]] = [[EmbSegment()], [ASSISTANT], [text("no"), EmbSegment()]]
     options = MediaOptions(
         num_steps=3, guidance_scale=guidance, guidance_interval=(0.3, 1.0), solver=solver, seed=5
-    )  # type: ignore[arg-type]
-    expected = [
-        expected_media(model, modality, p, b, g, options)
-        for p, b, g in zip(prompts, blanks, grids, strict=True)
-    ]
-    for n in range(3):
-        with monkeypatch.context() as patch:
-            patch.setattr(Engine, "choose_grids", lambda self, m, rows, n=n: [grids[n]])
-            alone = engine.generate_media(modality, [prompts[n]], [blanks[n]], options)[0]
-        torch.testing.assert_close(alone, expected[n], atol=1e-4, rtol=1e-3)
-    monkeypatch.setattr(Engine, "choose_grids", lambda self, m, rows: grids)
-    together = engine.generate_media(modality, prompts, blanks, options)
-    for given, wanted in zip(together, expected, strict=True):
-        torch.testing.assert_close(given, wanted, atol=1e-4, rtol=1e-3)
+    )
+    rows = list(zip(prompts, blanks, grids, strict=True))
+    expected = [expected_media(model, modality, *row, options) for row in rows]
+    for row, wanted in zip(rows, expected, strict=True):
+        (alone,) = draw(model, modality, [row], options)
+        torch.testing.assert_close(alone.parts[0].array, wanted, atol=1e-4, rtol=1e-3)
+    for answer, wanted in zip(draw(model, modality, rows, options), expected, strict=True):
+        torch.testing.assert_close(answer.parts[0].array, wanted, atol=1e-4, rtol=1e-3)
+        assert answer.finish_reason == "stop"
 
 
 @torch.no_grad()
 def test_sizes_are_the_likeliest_next_tokens(model: Sensorium) -> None:
-    engine = Engine(model, TOKENIZER)
-    prompts = PROMPTS[:3]
     low = TOKENIZER.size_token(1)
     for modality, limits in (("image", (4, 4)), ("audio", (8,))):
-        chosen = engine.choose_grids(modality, prompts)
-        assert chosen == [engine.choose_grids(modality, [p])[0] for p in prompts]
-        for prompt, grid in zip(prompts, chosen, strict=True):
+        answers = draw(model, modality, [(p, p, None) for p in PROMPTS[:3]], MediaOptions(num_steps=1))
+        patch = model.config.modalities[modality].patch
+        for prompt, answer in zip(PROMPTS[:3], answers, strict=True):
+            shape = answer.parts[0].array.shape
             tokens = [TOKENIZER.open_token(modality)]
-            for limit, size in zip(limits, grid, strict=False):
+            for limit, size in zip(limits, (shape[1] // patch[0], shape[2] // patch[1]), strict=False):
                 batch = pack_documents([Document([*prompt, TextSegment(tokens)])], model.config)
                 logits = model.logits(model(batch)[0, -1])
                 assert size == int(logits[low : low + limit].argmax()) + 1
@@ -208,32 +226,31 @@ def test_sizes_are_the_likeliest_next_tokens(model: Sensorium) -> None:
 
 
 def test_a_modality_of_one_row_is_sized_as_the_templates_write_it() -> None:
-    import dataclasses
-
     from sensorium.data.templates import shape_tokens
 
     config = small_config()
     flat = dataclasses.replace(config.modalities["image"], max_size=(4, 16), refiner=False)
     model = random_model(dataclasses.replace(config, modalities={"image": flat}))
-    (grid,) = Engine(model, TOKENIZER).choose_grids("image", [[text("a"), EmbSegment()]])
-    assert grid[0] == 1
-    assert 1 <= grid[1] <= 4
-    written = shape_tokens(TOKENIZER, medium("image", (1, 3), 0))
-    assert Engine(model, TOKENIZER)._shape("image", (1, 3)).token_ids == written
+    engine = Engine(model, TOKENIZER, EngineConfig(prefix_tokens=1000))
+    options = MediaOptions(num_steps=1, grid=(1, 3), guidance_scale=1)
+    (answer,) = engine.generate([Request(prompt=[text("a"), EmbSegment()], output="image", media=options)])
+    assert answer.parts[0].array.shape == (3, 4, 12)
+    read = next(iter(engine.prefixes.entries.values()))[0].tolist()
+    assert read[2:] == shape_tokens(TOKENIZER, medium("image", (1, 3), 0))
 
 
 @pytest.mark.parametrize("modality", ["image", "audio"])
 def test_a_given_grid_is_kept_and_checked(modality: str) -> None:
-    engine = Engine(random_model(small_config()), TOKENIZER)
-    prompt: list[list[Segment]] = [[text("x"), EmbSegment()]]
+    model = random_model(small_config())
+    prompt: list[Segment] = [text("x"), EmbSegment()]
     grid = (2, 3) if modality == "image" else (3, 1)
-    (array,) = engine.generate_media(modality, prompt, prompt, MediaOptions(num_steps=1, grid=grid))
-    assert array.shape == medium(modality, grid, 0).array.shape
+    (answer,) = draw(model, modality, [(prompt, prompt, grid)], MediaOptions(num_steps=1))
+    assert answer.parts[0].array.shape == medium(modality, grid, 0).array.shape
     for wrong in [(0, 1), (9, 1), (1, 5)]:
         with pytest.raises(
             ValueError, match=rf"{modality} of {wrong[0]} x {wrong[1]} patches; this model draws 1 to"
         ):
-            engine.generate_media(modality, prompt, prompt, MediaOptions(grid=wrong))
+            draw(model, modality, [(prompt, prompt, wrong)], MediaOptions())
 
 
 @torch.no_grad()
@@ -245,47 +262,24 @@ def test_embed_equals_the_training_forward(model: Sensorium) -> None:
     torch.testing.assert_close(expected.norm(dim=-1), torch.ones(4))
 
 
-def test_a_prompt_over_the_limit_is_an_error() -> None:
+def test_what_can_never_be_served_is_refused_at_once() -> None:
     engine = Engine(random_model(small_config(max_position=8)), TOKENIZER)
     with pytest.raises(ValueError, match="the prompt has 10 tokens and the model takes 8; shorten it"):
-        engine.prefill([[text("a" * 10)]], room=1)
+        engine.submit(Request(prompt=[text("a" * 10)]))
+    with pytest.raises(ValueError, match="the prompt has 10 tokens and the model takes 8; shorten it"):
+        engine.embed([[text("a" * 9), EmbSegment()]])
+    engine = Engine(random_model(small_config()), TOKENIZER, EngineConfig(cache_tokens=50))
+    with pytest.raises(ValueError, match="may need 1 x 67 positions and the cache holds 50; shorten"):
+        engine.submit(Request(prompt=[text("abc")]))
+    with pytest.raises(ValueError, match="no modality 'depth'; remove the medium"):
+        engine.submit(Request(prompt=[MediaSegment("depth", medium("image", (1, 1), 0).array, (1, 1))]))
+    with pytest.raises(ValueError, match="output 'video' is unknown to this model; it gives text"):
+        engine.submit(Request(prompt=[text("a")], output="video"))
+    assert engine.num_waiting == engine.num_running == 0
 
 
-def test_a_full_cache_is_an_error() -> None:
-    engine = Engine(random_model(small_config()), TOKENIZER)
-    state = engine.prefill([[text("ab")], [text("a")]], room=1)
-    state = engine.decode_step(state, torch.tensor([300, 300]))
-    with pytest.raises(ValueError, match="needs 4 positions and the cache holds 3; shorten the prompt"):
-        engine.decode_step(state, torch.tensor([300, 300]))
-
-
-@torch.no_grad()
-def test_rows_of_a_cache_can_be_chosen_again() -> None:
-    model = random_model(small_config())
-    engine = Engine(model, TOKENIZER)
-    state = engine.prefill(PROMPTS, room=2)
-    rows = torch.tensor([2, 0, 2])
-    state.cache, state.hidden_BD, state.position_B = (
-        state.cache.select(rows),
-        state.hidden_BD[rows],
-        state.position_B[rows],
-    )
-    after = engine.decode_step(state, torch.tensor([300, 301, 302]))
-    for n, row in enumerate(rows.tolist()):
-        batch = pack_documents([Document([*PROMPTS[row], TextSegment([300 + n])])], model.config)
-        torch.testing.assert_close(after.hidden_BD[n], model(batch)[0, -1], **CLOSE)
-
-
-def test_padding_columns_never_overwrite_tokens() -> None:
-    cache = KVCache(1, 2, 6)
-    k = torch.arange(8.0).view(2, 1, 4, 1)
-    cache.begin(torch.tensor([4, 2]))
-    cache.layers[0].put(k, k)
-    cache.commit()
-    cache.begin(torch.tensor([1, 2]))
-    new = torch.tensor([[10.0, -1.0], [20.0, 21.0]]).view(2, 1, 2, 1)
-    keys, _ = cache.layers[0].put(new, new)
-    cache.commit()
-    assert cache.lengths_B.tolist() == [5, 4]
-    assert keys[0, 0, :5, 0].tolist() == [0, 1, 2, 3, 10]
-    assert keys[1, 0, :4, 0].tolist() == [4, 5, 20, 21]
+def test_an_answer_ends_where_the_model_has_no_more_positions() -> None:
+    model = random_model(small_config(max_position=12))
+    (answer,) = Engine(model, TOKENIZER).generate([Request(prompt=[text("abcd"), ASSISTANT])])
+    assert (answer.finish_reason, len(answer.token_ids)) == ("length", 7)
+    assert answer.token_ids == uncached(model, [text("abcd"), ASSISTANT], TextOptions(max_tokens=7))

@@ -1,13 +1,15 @@
 """The Python interface: whole and streamed, one and many, and what it refuses."""
 
-from collections.abc import Iterator
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from sensorium.config import DataConfig, RunConfig, TrainConfig
 from sensorium.generate.engine import Engine
@@ -29,16 +31,17 @@ SOUND = Audio(((0.1 * np.random.default_rng(1).standard_normal(5000)).astype(np.
 PROMPTS: list[Any] = ["hi", PICTURE, [SOUND, "transcribe"], ["both", PICTURE, SOUND]]
 
 
-class Scripted(Engine):
-    """Says given bytes, one token at a time."""
+class Scripted:
+    """A runtime that says given tokens and the end, again and again."""
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(MODEL.model, TOKENIZER)
-        token_of = {byte: token for token, byte in TOKENIZER_BYTES.items()}
-        self.tokens = [token_of[byte] for byte in data]
+    def __init__(self, tokens: list[int]) -> None:
+        self.trunk = MODEL.model.trunk
+        self.tokens = itertools.cycle([*tokens, TOKENIZER.eos])
 
-    def generate_text(self, prompts: Any, options: Any) -> Iterator[list[int | None]]:
-        yield from ([token] for token in self.tokens)
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = torch.zeros(len(hidden), TOKENIZER.vocab_size)
+        logits[:, next(self.tokens)] = 1
+        return logits
 
 
 def _bytes_of_tokens() -> dict[int, int]:
@@ -53,9 +56,13 @@ def _bytes_of_tokens() -> dict[int, int]:
 TOKENIZER_BYTES = _bytes_of_tokens()
 
 
+TOKEN_OF_BYTE = {byte: token for token, byte in TOKENIZER_BYTES.items()}
+
+
 def scripted(data: bytes) -> Model:
     model = Model(MODEL.model, TOKENIZER, CONFIG)
-    model.engine = Scripted(data)
+    runtime = Scripted([TOKEN_OF_BYTE[byte] for byte in data])
+    model.engine = Engine(MODEL.model, TOKENIZER, runtime=runtime)
     return model
 
 
@@ -76,6 +83,7 @@ def test_streamed_equals_whole(data: bytes) -> None:
     model = scripted(data)
     pieces = list(model.generate("x", stream=True))
     assert "".join(pieces) == model.generate("x")
+    assert "".join(pieces) == TOKENIZER.decode([TOKEN_OF_BYTE[byte] for byte in data]).strip()
     assert all(pieces)
 
 
@@ -96,12 +104,12 @@ def test_a_stream_is_not_held_back_to_the_end() -> None:
 def test_model_streams_what_it_says_and_a_batch_says_what_each_says(options: dict[str, Any]) -> None:
     alone = [MODEL.generate(p, max_tokens=10, **options) for p in PROMPTS]
     assert ["".join(MODEL.generate(p, stream=True, max_tokens=10, **options)) for p in PROMPTS] == alone
-    assert MODEL.generate_batch(PROMPTS, max_tokens=10, **options) == alone
+    assert MODEL.generate_many(PROMPTS, max_tokens=10, **options) == alone
 
 
 @pytest.mark.parametrize("output", ["image", "audio"])
 def test_media_in_a_batch_are_what_each_is_alone(output: str) -> None:
-    together = MODEL.generate_batch(PROMPTS, output, num_steps=2)  # type: ignore[arg-type]
+    together = MODEL.generate_many(PROMPTS, output, num_steps=2)  # type: ignore[arg-type]
     for prompt, made in zip(PROMPTS, together, strict=True):
         alone = MODEL.generate(prompt, output, num_steps=2)  # type: ignore[arg-type]
         assert type(alone) is type(made) is (Image if output == "image" else Audio)
@@ -124,8 +132,8 @@ def test_embeddings_do_not_depend_on_the_batch() -> None:
 
 def test_nothing_gives_nothing() -> None:
     assert MODEL.embed([]).shape == (0, 16)
-    assert MODEL.generate_batch([]) == []
-    assert MODEL.generate_batch([], "image") == []
+    assert MODEL.generate_many([]) == []
+    assert MODEL.generate_many([], "image") == []
 
 
 @pytest.mark.parametrize("items", ["a cat", PICTURE])
@@ -140,11 +148,15 @@ def test_bad_options_are_errors_that_name_them_at_once() -> None:
     ):
         MODEL.generate("x", temprature=1)
     with pytest.raises(
-        ValueError, match="output 'video' is unknown to this model; it gives text, image, audio"
+        ValueError, match="output 'video' is unknown to this model; it gives text, interleaved, image, audio"
     ):
         MODEL.generate("x", output="video")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="only text can be streamed"):
-        MODEL.generate("x", output="image", stream=True)
+    with pytest.raises(ValueError, match="unknown option 'stop'; known here are num_steps"):
+        MODEL.generate("x", output="image", stop=["a"])
+    with pytest.raises(ValueError, match="stream=True gives one answer"):
+        MODEL.generate("x", stream=True, n=2)
+    with pytest.raises(ValueError, match="stop and choices take a list of strings"):
+        MODEL.generate("x", stop="a")
     with pytest.raises(ValueError, match="only sounds have a duration"):
         MODEL.generate("x", output="image", duration_s=1)
     with pytest.raises(ValueError, match="the prompt is empty"):
@@ -161,7 +173,7 @@ def test_saved_equals_loaded(tmp_path: Path) -> None:
     again = load(tmp_path / "m")
     assert again.config == MODEL.config
     np.testing.assert_array_equal(again.embed(PROMPTS), MODEL.embed(PROMPTS))
-    assert again.generate_batch(PROMPTS, max_tokens=8) == MODEL.generate_batch(PROMPTS, max_tokens=8)
+    assert again.generate_many(PROMPTS, max_tokens=8) == MODEL.generate_many(PROMPTS, max_tokens=8)
     a, b = (m.generate("x", "image", num_steps=2).pixels() for m in (again, MODEL))
     assert np.array_equal(a, b)
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from sensorium.data.sample import Medium, Sample
-from sensorium.data.templates import build_documents
-from sensorium.generate.engine import Engine, MediaOptions
+from sensorium.data.templates import build_documents, shape_tokens
+from sensorium.generate.engine import Engine
 from sensorium.generate.prompt import Prompt, read_prompt, without_text
+from sensorium.generate.requests import MediaOptions, Request
 from sensorium.generate.sampling import integrate
+from sensorium.generate.sequences import TokenSequence
 from sensorium.media.modality import get_modality
 from sensorium.media.parts import Audio, Image
 from sensorium.model.flow import add_noise
@@ -111,7 +113,7 @@ def test_a_prompt_is_the_beginning_of_its_training_document(
     if case[4] != "text":
         target = segments[-1]
         assert isinstance(target, MediaSegment)
-        prompt.append(Engine(random_model(CONFIG), tokenizer)._shape(case[4], target.grid))
+        prompt.append(TextSegment(shape_tokens(tokenizer, target)))
     asked = layout(prompt, pad_id=tokenizer.pad, emb_id=tokenizer.emb)
     n = len(asked)
     assert trained.token_ids_T[:n].tolist() == asked.token_ids_T.tolist()
@@ -161,12 +163,14 @@ def test_the_model_says_in_generation_what_it_says_in_training(case: tuple[Any, 
         logits = model.logits(model(batch)[0])
         n = len(layout(prompt, pad_id=tokenizer.pad, emb_id=tokenizer.emb))
         answer = batch.token_ids_BT[0, n:]
-        state = engine.prefill([prompt], room=len(answer))
+        sequence = TokenSequence(tokenizer, prompt)
+        sequence.row = engine.cache.add_row()
         for number, token in enumerate(answer):
+            engine.reader.read([(sequence, sequence.num_unread)])
             torch.testing.assert_close(
-                model.logits(state.hidden_BD)[0], logits[n - 1 + number], atol=1e-4, rtol=1e-3
+                engine.reader.logits([sequence])[0], logits[n - 1 + number], atol=1e-4, rtol=1e-3
             )
-            state = engine.decode_step(state, token[None])
+            sequence.append_token(int(token))
         return
     grid = document.segments[-1].grid  # type: ignore[union-attr]
     scale = CONFIG.modalities[case[4]].noise_scale
@@ -181,8 +185,10 @@ def test_the_model_says_in_generation_what_it_says_in_training(case: tuple[Any, 
         batch.targets[case[4]].arrays_NCHW.shape[1:], generator=torch.Generator().manual_seed(3)
     )
     options = MediaOptions(num_steps=2, guidance_scale=1.0, grid=grid, seed=3)
-    (drawn,) = engine.generate_media(case[4], [prompt], [prompt], options)
-    torch.testing.assert_close(drawn, integrate(slope, scale * noise, num_steps=2), atol=1e-4, rtol=1e-3)
+    (answer,) = engine.generate([Request(prompt=prompt, output=case[4], media=options)])
+    torch.testing.assert_close(
+        answer.parts[0].array, integrate(slope, scale * noise, num_steps=2), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_the_noise_of_training_at_t_0_is_where_sampling_starts() -> None:

@@ -44,10 +44,32 @@ def test_a_very_low_temperature_is_greedy_and_not_a_nan() -> None:
     assert sample_token(torch.tensor([50.0, 51.0, -math.inf]), temperature=1e-40) == 1
 
 
-@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}])
-def test_options_out_of_range_are_errors(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="expected temperature >= 0, 0 < top_p <= 1, top_k >= 0"):
-        sample_token(torch.zeros(3), **options)  # type: ignore[arg-type]
+def test_min_p_keeps_what_is_a_share_as_likely_as_the_likeliest() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().tolist()
+    assert (draws(logits, temperature=1.0, min_p=0.29) > 0).tolist() == [True, True, True, False]
+    assert (draws(logits, temperature=1.0, min_p=0.31) > 0).tolist() == [True, True, False, False]
+
+
+@given(
+    st.integers(0, 99),
+    st.sampled_from([0.3, 0.9, 0.999]),
+    st.sampled_from([0.0, 1e-6, 0.01]),
+    st.floats(0.1, 5),
+)
+def test_a_large_vocabulary_is_sampled_as_if_it_were_sorted(
+    seed: int, top_p: float, min_p: float, temperature: float
+) -> None:
+    """Only the likeliest tokens are ranked where they are enough."""
+    logits = 3 * torch.randn(600, generator=torch.Generator().manual_seed(seed))
+    probabilities = (logits.double() / temperature).softmax(0)
+    ranked, order = probabilities.sort(descending=True)
+    keep = (ranked.cumsum(0) - ranked < top_p) & (ranked >= min_p * ranked[0])
+    cumulative = (ranked * keep).cumsum(0)
+    draw = torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    expected = int(order[int((cumulative <= draw * cumulative[-1]).sum())])
+    generator = torch.Generator().manual_seed(seed)
+    token = sample_token(logits, temperature=temperature, top_p=top_p, min_p=min_p, generator=generator)
+    assert token == expected
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])

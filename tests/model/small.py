@@ -52,7 +52,9 @@ def small_config(*, stem: str = "conv", refiner: bool = True, bands: int = 10, *
 
 def random_model(config: ModelConfig, seed: int = 0) -> Sensorium:
     """No weight is zero or one, as after training: a fresh model hides what its zeros cut off."""
-    model = Sensorium(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Sensorium(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

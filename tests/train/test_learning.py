@@ -13,8 +13,8 @@ from sensorium.data.reader import Reader
 from sensorium.data.sample import Sample, sample_of_row
 from sensorium.data.templates import build_documents, chat_segments
 from sensorium.evals.metrics.retrieval import matches_of_keys, recall_at_k
-from sensorium.generate.engine import MediaOptions, TextOptions
 from sensorium.generate.interface import Model
+from sensorium.generate.requests import MediaOptions, Request, TextOptions
 from sensorium.losses import compute_losses
 from sensorium.model.flow import draw_noise
 from sensorium.model.sensorium import Sensorium
@@ -170,11 +170,8 @@ def medium(sample: Sample) -> MediaSegment:
 
 
 def answers(model: Model, prompts: list[list[Segment]]) -> list[str]:
-    tokens: list[list[int]] = [[] for _ in prompts]
-    for step in model.engine.generate_text(prompts, TextOptions(max_tokens=40)):
-        for row, token in zip(tokens, step, strict=True):
-            row += [] if token is None else [token]
-    return [TOKENIZER.decode(row) for row in tokens]
+    options = TextOptions(max_tokens=40)
+    return [a.text for a in model.engine.generate([Request(prompt=p, text=options) for p in prompts])]
 
 
 def retrieval(model: Sensorium, name: str) -> float:
@@ -227,9 +224,9 @@ def test_media_are_drawn_from_their_names(learned: Sensorium, name: str, modalit
     samples = tasks()[name].samples
     model = door(learned)
     prompts: list[list[Segment]] = [[TextSegment(TOKENIZER.encode(s.text)), EmbSegment()] for s in samples]
-    made = model.engine.generate_media(
-        modality, prompts, prompts, MediaOptions(num_steps=2, guidance_scale=1.0)
-    )
+    options = MediaOptions(num_steps=2, guidance_scale=1.0)
+    requests = [Request(prompt=p, output=modality, media=options) for p in prompts]
+    made = [answer.parts[0].array for answer in model.engine.generate(requests)]
     truth = [s.media[0].clean_CHW for s in samples]
     assert [tuple(m.shape) for m in made] == [t.shape for t in truth]  # the model chose the right sizes
     error = np.mean([np.square(m.numpy() - t).mean() for m, t in zip(made, truth, strict=True)])

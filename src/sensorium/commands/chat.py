@@ -46,6 +46,10 @@ class Chat:
     """Draw from the likeliest tokens that hold this share."""
     top_k: int = 0
     """Draw from this many of the likeliest tokens; 0 means all."""
+    min_p: float = 0.0
+    """Draw from tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Makes what was read and said less likely; 1 does not."""
     seed: int = 0
     """Makes random answers repeatable."""
 

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 import tyro
 
 from sensorium.commands.arguments import parse
-from sensorium.commands.parts import STARTER, SYNTAX, check_part, modality_of_path, open_model, read_part
+from sensorium.commands.parts import (
+    STARTER,
+    SYNTAX,
+    check_part,
+    modality_of_path,
+    open_model,
+    read_medium,
+    read_part,
+)
+from sensorium.media.parts import Image
 
 DESCRIPTION = f"""Answer a prompt in text, a picture or a sound. The parts of the prompt are taken in order.
 
@@ -20,7 +29,9 @@ A picture or sound alone is named; words alone are drawn or sounded (--output); 
 
 Examples:
   sensorium generate photo.png "what is this?"
-  sensorium generate "a red car" --out car.png
+  sensorium generate "a red car" --out car.png --n 4 --width 64 --height 48
+  sensorium generate dog.png "put it on a beach" --out beach.png --mask sky.png
+  sensorium generate "is it day?" --choices "yes|no"
   sensorium generate "rain" --output audio --duration-s 2 --seed 7
   sensorium generate memo.flac "transcribe" --json
   echo "name three fruits" | sensorium generate - --model runs/tiny --temperature 0.8
@@ -42,7 +53,7 @@ class Generate:
     output: Annotated[
         str, tyro.conf.arg(metavar="KIND", help_behavior_hint="(default: by the suffix of --out, else text)")
     ] = ""
-    """text, image or audio."""
+    """text, image, audio, or interleaved (text in which the model may draw and sound)."""
     out: Annotated[
         str, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: image.png, audio.wav)")
     ] = ""
@@ -51,6 +62,8 @@ class Generate:
     """Print one JSON object instead."""
     seed: int = 0
     """Makes a random answer repeatable."""
+    n: int = 1
+    """So many answers, with this seed and those after it."""
 
     max_tokens: int = 64
     """text: the longest answer."""
@@ -60,11 +73,25 @@ class Generate:
     """text: draw from the likeliest tokens that hold this share."""
     top_k: int = 0
     """text: draw from this many of the likeliest tokens; 0 means all."""
+    min_p: float = 0.0
+    """text: draw from tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """text: makes what was read and said less likely; 1 does not."""
+    stop: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
+    """text: the answer ends before this."""
+    choices: Annotated[str, tyro.conf.arg(metavar="A|B|C", help_behavior_hint="")] = ""
+    """text: the answer is one of these."""
+    regex: Annotated[str, tyro.conf.arg(metavar="PATTERN", help_behavior_hint="")] = ""
+    """text: the answer matches this regular expression."""
+    json_schema: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
+    """text: the answer is JSON of the schema in this file."""
 
     num_steps: int = 30
     """picture, sound: steps of the solver."""
     guidance_scale: float = 2.5
     """picture, sound: how strongly the words pull; 1 is the plain model."""
+    image_guidance_scale: float = 1.0
+    """picture, sound: how strongly the pictures and sounds of the prompt pull."""
     guidance_interval: tuple[float, float] = (0.1, 1.0)
     """picture, sound: from noise level (0 noise, 1 signal) to noise level where they pull."""
     solver: str = "euler"
@@ -74,6 +101,18 @@ class Generate:
         tyro.conf.arg(metavar="ROWS COLUMNS", help_behavior_hint="(default: the model chooses)"),
     ] = (0, 0)
     """picture, sound: size in patches."""
+    width: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: the model chooses)")] = 0
+    """picture: pixels; goes with --height."""
+    height: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: the model chooses)")] = 0
+    """picture: pixels; goes with --width."""
+    source: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
+    """picture: start from this one, --strength of the way to noise."""
+    strength: float = 1.0
+    """picture: from just above 0 (nearly --source) to 1 (drawn anew)."""
+    mask: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
+    """picture: change the source (or the last picture of the prompt) only where this one is white."""
+    preview_every: int = 0
+    """picture: save what can be seen so far every so many steps."""
     duration_s: Annotated[float, tyro.conf.arg(help_behavior_hint="(default: the model chooses)")] = 0.0
     """sound: seconds."""
     negative_prompt: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
@@ -92,16 +131,72 @@ def main(arguments: Sequence[str]) -> int:
     output = _output(chosen)
     out = _out_file(chosen.out, output)
     # Only what was asked for is passed on: an option of another output is an error there, never ignored.
-    options = {name: getattr(chosen, name) for name in given - NOT_OPTIONS}
+    options = {name: _read_option(name, getattr(chosen, name)) for name in given - NOT_OPTIONS}
     model: Any = open_model(chosen.model)  # it knows its modalities and refuses others
     marks = {"output": output, "model": chosen.model, "seed": chosen.seed}
-    if output == "text":
+    if output == "text" and chosen.n == 1:
         _write_text(model, prompt, options, out, marks, as_json=chosen.json)
         return 0
-    answer = model.generate(prompt, output, **options)
-    path = str(answer.save(out))
-    print(json.dumps(marks | {"file": path}) if chosen.json else path)
+    if output in WRITABLE and chosen.n == 1:
+        answers = [_draw(model, prompt, output, options, out)]
+    else:
+        answers = model.generate(prompt, output, **options)
+        answers = answers if chosen.n > 1 else [answers]
+    _write_answers(answers, output, out, marks, as_json=chosen.json)
     return 0
+
+
+def _read_option(name: str, value: Any) -> Any:
+    """An option as it was typed -> what the interface takes."""
+    if name in ("source", "mask"):
+        return check_part(read_medium(value, "image"))
+    if name == "stop":
+        return [value]
+    if name == "choices":
+        return value.split("|")
+    if name == "json_schema":
+        return Path(value).expanduser().read_text(encoding="utf-8")
+    return value
+
+
+def _draw(model: Any, prompt: Any, output: str, options: dict[str, Any], out: Path | None) -> Any:
+    """One medium; previews are saved where it will be."""
+    made = None
+    for made in model.generate(prompt, output, stream=True, **options):
+        if options.get("preview_every"):
+            made.save(out)
+    return made
+
+
+def _write_answers(
+    answers: list[Any], output: str, out: Path | None, marks: dict[str, Any], *, as_json: bool
+) -> None:
+    """Several answers, or one medium, or words and media in turn."""
+    shown: list[Any] = []
+    for number, answer in enumerate(answers, 1):
+        parts = answer if isinstance(answer, list) else [answer]
+        names = [_save(part, out, number if len(answers) > 1 else 0) for part in parts]
+        shown.append(names if output == "interleaved" else names[0])
+    if as_json:
+        kind = {"text": "text", "interleaved": "parts"}.get(output, "file")
+        found = {kind: shown[0]} if len(shown) == 1 else {f"{kind}s": shown}
+        print(json.dumps(marks | found, ensure_ascii=False))
+    elif output == "text" and out:
+        out.write_text("\n".join(shown) + "\n", encoding="utf-8")
+        print(out)
+    else:
+        for item in shown:
+            print("\n".join(item) if isinstance(item, list) else item)
+
+
+def _save(part: Any, out: Path | None, number: int) -> str:
+    """Text as it is; a medium's file, numbered where there are several."""
+    if isinstance(part, str):
+        return part
+    if out is None:
+        out = _out_file("", "image" if isinstance(part, Image) else "audio")
+    assert out is not None
+    return str(part.save(out.with_stem(f"{out.stem}-{number}") if number else out))
 
 
 def _write_text(
@@ -144,6 +239,8 @@ def _output(chosen: Generate) -> str:
 def _out_file(name: str, output: str) -> Path | None:
     """Where to save; without a name, the first free one in this folder."""
     suffixes = WRITABLE.get(output, ())
+    if name and output == "interleaved":
+        raise ValueError("--out is one file and an interleaved answer may hold several; leave --out away")
     if not name:
         if not suffixes:
             return None

@@ -61,8 +61,8 @@ class ModelSubject:
         self.fingerprint = found.hexdigest()[:16]
 
     def answer(self, prompts: Sequence[Sequence[Part]], *, max_tokens: int, seed: int) -> list[str]:
-        """Through ``Model.generate_batch``."""
-        return self.model.generate_batch([list(p) for p in prompts], "text", max_tokens=max_tokens, seed=seed)
+        """Through ``Model.generate_many``."""
+        return self.model.generate_many([list(p) for p in prompts], "text", max_tokens=max_tokens, seed=seed)
 
     def embed(self, items: Sequence[Part]) -> np.ndarray:
         """Through ``Model.embed``."""

@@ -21,8 +21,8 @@ from sensorium.evals.baselines import (
     pixel_neighbours,
 )
 from sensorium.evals.metrics.retrieval import matches_of_keys, recall_at_k
-from sensorium.generate.engine import TextOptions
 from sensorium.generate.interface import Model
+from sensorium.generate.requests import Request, TextOptions
 from sensorium.media.image import denormalize_image
 from sensorium.sequence.document import EmbSegment, Segment, TextSegment
 
@@ -164,17 +164,9 @@ def _question(sample: Sample, model: Model, *, with_media: bool) -> list[Segment
     return [*segments, TextSegment([model.tokenizer.assistant])]
 
 
-def _answers(model: Model, prompts: list[list[Segment]], batch_size: int = 128) -> list[str]:
-    answers: list[str] = []
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        tokens: list[list[int]] = [[] for _ in batch]
-        for step in model.engine.generate_text(batch, TextOptions(max_tokens=12)):
-            for row, token in zip(tokens, step, strict=True):
-                if token is not None:
-                    row.append(token)
-        answers += [model.tokenizer.decode(row).strip() for row in tokens]
-    return answers
+def _answers(model: Model, prompts: list[list[Segment]]) -> list[str]:
+    options = TextOptions(max_tokens=12)
+    return [a.text for a in model.engine.generate([Request(prompt=p, text=options) for p in prompts])]
 
 
 def _accuracy(given: list[str], truth: list[str]) -> float:

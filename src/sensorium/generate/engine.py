@@ -1,95 +1,319 @@
-"""Prefill, decode and denoise on one cache: what every way of generating is made of.
+"""The one engine: every way of generating is a request that it serves, step by step.
 
-A batch's rows have lengths of their own, so prompts of any length run together and give what they give alone.
+See ``scheduler`` for who comes when. Several threads may submit and cancel; one at a time runs a step.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import itertools
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sensorium.generate.sampling import integrate, sample_token
-from sensorium.media.modality import get_modality
-from sensorium.model.flow import to_clean, velocity
+from sensorium.generate.constraining import Grammar
+from sensorium.generate.handle import Handle, OnEvent
+from sensorium.generate.job import Job, check_grid
+from sensorium.generate.reading import Reader, Runtime
+from sensorium.generate.requests import Answer, Request
+from sensorium.generate.scheduler import EngineConfig, Scheduler
+from sensorium.generate.sequences import FeatureCache, PrefixCache, TokenSequence
+from sensorium.generate.writing import Writer, token_bytes
 from sensorium.model.kv_cache import KVCache
 from sensorium.model.sensorium import Sensorium
-from sensorium.sequence.document import Document, Segment, TextSegment, num_positions
+from sensorium.sequence.document import Document, MediaSegment, Segment, num_positions
 from sensorium.sequence.mask import attention_mask
-from sensorium.sequence.packing import Batch, MediaBatch, pack
+from sensorium.sequence.packing import Batch, pack
 from sensorium.sequence.tokenizer import Tokenizer
 
 
-@dataclass
-class State:
-    """Where a batch of sequences stands.
-
-    Args:
-        cache: keys and values of everything so far.
-        hidden_BD: hidden state of each row's last token, which predicts the next one.
-        position_B: three-axis position (p, p, p) of the next token.
-    """
-
-    cache: KVCache
-    hidden_BD: Tensor
-    position_B: Tensor
-
-
-@dataclass(frozen=True)
-class TextOptions:
-    """How text is sampled; ``seed`` makes a request repeatable, alone or in a batch."""
-
-    max_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class MediaOptions:
-    """How media are sampled.
-
-    Args:
-        num_steps: of the solver. guidance_scale: 1 is the plain conditional model.
-        guidance_interval: noise levels in which guidance acts (arXiv 2404.07724).
-        grid: patches along height and width; None lets the model choose by its size tokens.
-    """
-
-    num_steps: int = 30
-    guidance_scale: float = 2.5
-    guidance_interval: tuple[float, float] = (0.1, 1.0)
-    solver: Literal["euler", "heun"] = "euler"
-    grid: tuple[int, int] | None = None
-    seed: int = 0
-
-
 class Engine:
-    """Batched generation with one model."""
+    """Batched generation with one model.
 
-    def __init__(self, model: Sensorium, tokenizer: Tokenizer) -> None:
+    Args:
+        model: in evaluation mode. tokenizer: that it was trained with.
+        config: budgets and shares.
+        runtime: what runs the trunk and the logits; the model itself by default.
+    """
+
+    def __init__(
+        self,
+        model: Sensorium,
+        tokenizer: Tokenizer,
+        config: EngineConfig | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
+        self.config = config or EngineConfig()
+        self.runtime: Runtime = runtime or model
+        device = model.embed_tokens.weight.device
+        self.cache = KVCache(model.config.num_layers, max_tokens=self.config.cache_tokens, device=device)
+        self.features = FeatureCache(self.config.feature_patches)
+        self.prefixes = PrefixCache(self.config.prefix_tokens)
+        self.reader = Reader(model, self.runtime, self.cache, self.features)
+        self.scheduler = Scheduler(self.config, self.cache, self.prefixes)
+        self._token_bytes = token_bytes(tokenizer, model.config.vocab_size)
+        self._is_text_V = torch.tensor([bool(b) for b in self._token_bytes], device=device)
+        self._weights = 0
+        self._inbox: deque[Job] = deque()
+        self._numbers = itertools.count()
+        self._lock = threading.RLock()  # whoever holds it runs the model
+        self._guests: deque[None] = deque()  # who waits for the lock, beside the thread that runs
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._is_closing = False
 
-    @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Sequence[Segment]], *, room: int) -> State:
-        """Run prompts through the trunk; ``room`` more positions will fit into the cache."""
-        batch = self._batch(prompts)
-        B, T = batch.token_ids_BT.shape
-        cache = KVCache(self.model.config.num_layers, B, T + room)
-        cache.begin((batch.doc_id_BT >= 0).sum(dim=1))
-        mask = attention_mask(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
-        hidden = self.model.trunk(self.model.embed(batch, {}), batch.positions_BT3, mask, None, cache)
-        cache.commit()
-        return State(cache, hidden.flatten(0, 1)[batch.last_D], batch.end_position_D)
+    # Requests
+
+    def submit(self, request: Request, on_event: OnEvent | None = None) -> Handle:
+        """Queue a request.
+
+        Raises:
+            ValueError: the prompt or the size is more than the model or the budget can take, or a constraint is not
+                valid.
+        """
+        self._check(request)
+        handle = Handle(self, request, on_event)
+        jobs = [self._job(handle, index) for index in range(request.n)]
+        handle.answers = [job.answer for job in jobs]
+        self._inbox.extend(jobs)
+        self.wake()
+        return handle
+
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        """Serve several requests together; the answers of each stand one after the other."""
+        handles = [self.submit(request) for request in requests]
+        try:
+            return [answer for handle in handles for answer in handle.results()]
+        finally:
+            for handle in handles:
+                if not handle.is_done:
+                    handle.cancel()
+
+    @property
+    def num_running(self) -> int:
+        """Answers that have a place."""
+        return len(self.scheduler.active)
+
+    @property
+    def num_waiting(self) -> int:
+        """Answers that wait for one."""
+        return len(self.scheduler.waiting) + len(self._inbox)
+
+    # Running
+
+    def step(self) -> bool:
+        """One iteration of the loop; False where there was nothing to do."""
+        with self._lock, torch.inference_mode():
+            try:
+                return self._step()
+            except BaseException as error:
+                # Something that all share has failed: nobody is left waiting for it.
+                for job in [*self.scheduler.active, *self.scheduler.waiting]:
+                    job.finish("error", error)
+                    self.scheduler.release(job)
+                raise
+
+    def start(self) -> None:
+        """Run in a thread of its own until ``close``."""
+        if self._thread is None:
+            self._is_closing = False
+            self._thread = threading.Thread(target=self._run, name="sensorium-engine", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; what was not finished is cancelled."""
+        self._is_closing = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._lock, torch.inference_mode():
+            self._take_inbox()
+            for job in [*self.scheduler.active, *self.scheduler.waiting]:
+                self._end(job, "cancelled")
+
+    def __enter__(self) -> "Engine":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a thread runs it."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wake(self) -> None:
+        """Tell the thread that there is something to do."""
+        self._wake.set()
 
     @torch.inference_mode()
     def embed(self, prompts: Sequence[Sequence[Segment]]) -> Tensor:
-        """Unit latents ``[n, L]`` of prompts that end in ``<emb>``."""
+        """Unit latents ``[n, L]`` of prompts that end in ``<emb>``; waits for the step that is being run."""
         batch = self._batch(prompts)
         mask = attention_mask(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
-        hidden = self.model.trunk(self.model.embed(batch, {}), batch.positions_BT3, mask)
-        return self.model.latents(hidden.flatten(0, 1)[batch.emb_D])
+        self._guests.append(None)
+        with self._lock:
+            self._guests.pop()
+            hidden = self.runtime.trunk(self.model.embed(batch, {}), batch.positions_BT3, mask)
+            return self.model.latents(hidden.flatten(0, 1)[batch.emb_D])
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            self._wake.clear()
+            while self._guests:  # a lock is not fair: without this, the thread would take it again and again
+                time.sleep(0.0005)
+            try:
+                busy = self.step()
+            except Exception:  # every answer has been told
+                continue
+            if not busy:
+                self._wake.wait()
+
+    def _step(self) -> bool:
+        scheduler = self.scheduler
+        self._take_inbox()
+        for job in [*scheduler.active, *scheduler.waiting]:
+            if job.handle.is_cancelled:
+                self._end(job, "cancelled")
+        scheduler.make_room()
+        now = time.perf_counter()
+        for job in scheduler.admit():
+            if not job.answer.queued_s:
+                job.answer.queued_s = now - job.handle.submitted_s
+                job.answer.num_cached_tokens = job.main.num_reused
+        if not scheduler.active:
+            return False
+        chunks = scheduler.reading()
+        if chunks:
+            self.reader.read(chunks)
+        self._decode()
+        between = time.perf_counter()
+        if scheduler.may_denoise():
+            self._denoise()
+        scheduler.account(between - now, time.perf_counter() - between)
+        return True
+
+    def _decode(self) -> None:
+        """A token for every row of text; those that go on read it at once."""
+        jobs = self.scheduler.decoding()
+        if not jobs:
+            return
+        logits_BV = self.reader.logits([job.main for job in jobs])
+        for job, logits_V in zip(jobs, logits_BV, strict=True):
+            try:
+                job.take(logits_V)
+            except Exception as error:  # its own fault: the others go on
+                self._end(job, "error", error)
+            if job.is_done:
+                self.scheduler.release(job)
+        self.scheduler.make_room()
+        going_on = [job.main for job in jobs if job.main.row is not None and job.main.num_unread == 1]
+        if going_on:
+            self.reader.read([(s, 1) for s in self.scheduler.neighbours(going_on)])
+
+    def _denoise(self) -> None:
+        items = self.scheduler.denoising()
+        if not items:
+            return
+        items.sort(key=lambda item: item[0].branches[item[1]].row or 0)
+        self.reader.denoise(items[0][0].modality, items)
+        drawings = {id(drawing) for drawing, _ in items}
+        for job in list(self.scheduler.active):
+            if id(job.drawing) in drawings:
+                job.take_velocities()
+                if job.is_done:
+                    self.scheduler.release(job)
+                else:
+                    self.scheduler.trim(job)
+
+    def _end(self, job: Job, reason: Any, error: BaseException | None = None) -> None:
+        job.finish(reason, error)
+        self.scheduler.release(job)
+
+    def _take_inbox(self) -> None:
+        if not self._inbox:
+            return
+        # Training in place changes tensors' versions: what was computed with other weights must not be used.
+        weights = sum(parameter._version for parameter in self.model.parameters())
+        if weights != self._weights:
+            self._weights = weights
+            self.prefixes.clear()
+            self.features.clear()
+        while self._inbox:
+            self.scheduler.waiting.append(self._inbox.popleft())
+
+    # What a request is made of
+
+    def _job(self, handle: Handle, index: int) -> Job:
+        request = handle.request
+        main = TokenSequence(self.tokenizer, request.prompt)
+        writer = None
+        if request.output in ("text", "interleaved"):
+            options = request.text
+            constrained = bool(options.choices or options.regex or options.json_schema)
+            read = [t for s in request.prompt if hasattr(s, "token_ids") for t in s.token_ids]
+            writer = Writer(
+                options,
+                options.seed + index,
+                self.tokenizer,
+                self._token_bytes,
+                self._allowed(request),
+                read,
+                Grammar(options, self.tokenizer) if constrained else None,
+            )
+        return Job(handle, index, next(self._numbers), self.model.config, self.tokenizer, main, writer)
+
+    def _allowed(self, request: Request) -> Tensor:
+        """Tokens that an answer may hold: text, its end, and what the request asks for; never other control tokens."""
+        allowed_V = self._is_text_V.clone()
+        allowed_V[[self.tokenizer.eos, *request.text.stop_tokens]] = True
+        if request.output == "interleaved":
+            for modality in self.model.config.modalities:
+                allowed_V[self.tokenizer.open_token(modality)] = True
+        return allowed_V
+
+    def _check(self, request: Request) -> None:
+        """Refuse what could never be served."""
+        config = self.model.config
+        known = ("text", "interleaved", *config.modalities)
+        if request.output not in known:
+            raise ValueError(
+                f"output {request.output!r} is unknown to this model; it gives {', '.join(known)}"
+            )
+        if request.n < 1:
+            raise ValueError(f"n is {request.n}; expected at least 1")
+        for segment in request.prompt:
+            if isinstance(segment, MediaSegment) and segment.modality not in config.modalities:
+                raise ValueError(f"the model has no modality {segment.modality!r}; remove the medium")
+        length, block, num_rows = num_positions(request.prompt), 0, 1
+        if request.output != "text":
+            modality = request.output if request.output != "interleaved" else ""
+            if request.media.grid is not None and modality:
+                check_grid(config, modality, request.media.grid)
+                block = math.prod(request.media.grid)
+            else:
+                block = max(
+                    math.prod(m.max_grid) for n, m in config.modalities.items() if modality in ("", n)
+                )
+            num_rows = 1 + (request.without_words is not None) + (request.without_media is not None)
+        if length > config.max_position:
+            raise ValueError(
+                f"the prompt has {length} tokens and the model takes {config.max_position}; shorten it or send less media"
+            )
+        longest = length + block + 3
+        if request.output in ("text", "interleaved"):
+            longest = min(length + request.text.max_tokens + block, config.max_position + block)
+        if num_rows * longest > self.config.cache_tokens or num_rows > self.config.max_rows:
+            raise ValueError(
+                f"the request may need {num_rows} x {longest} positions and the cache holds "
+                f"{self.config.cache_tokens}; shorten the prompt, lower max_tokens or raise cache_tokens"
+            )
 
     def _batch(self, prompts: Sequence[Sequence[Segment]]) -> Batch:
         longest = max(num_positions(p) for p in prompts)
@@ -98,171 +322,5 @@ class Engine:
             raise ValueError(
                 f"the prompt has {longest} tokens and the model takes {limit}; shorten it or send less media"
             )
-        return pack(
-            [Document(p) for p in prompts],
-            self.tokenizer,
-            self.model.config,
-            row_length=longest,
-            one_per_row=True,
-        )
-
-    @torch.inference_mode()
-    def decode_step(self, state: State, token_ids_B: Tensor) -> State:
-        """Append one token to every row."""
-        cache, B = state.cache, len(token_ids_B)
-        cache.begin(torch.ones(B, dtype=torch.int64))
-        mask = (torch.arange(cache.end)[None] <= cache.lengths_B[:, None])[:, None, None]
-        positions = state.position_B[:, None, None].expand(B, 1, 3)
-        embeds = self.model.embed_tokens(token_ids_B)[:, None]
-        hidden = self.model.trunk(embeds, positions, mask, None, cache)
-        cache.commit()
-        return State(cache, hidden[:, 0], state.position_B + 1)
-
-    def generate_text(
-        self, prompts: Sequence[Sequence[Segment]], options: TextOptions
-    ) -> Iterator[list[int | None]]:
-        """Yield one list per step with the new token of each row, None for rows that have ended."""
-        state = self.prefill(prompts, room=options.max_tokens)
-        generators = [torch.Generator().manual_seed(options.seed) for _ in prompts]
-        ended = [False] * len(prompts)
-        for number in range(options.max_tokens):
-            logits_BV = self._text_logits(state)
-            step: list[int | None] = []
-            for row, generator in enumerate(generators):
-                token = (
-                    self.tokenizer.eos
-                    if ended[row]
-                    else sample_token(
-                        logits_BV[row],
-                        temperature=options.temperature,
-                        top_p=options.top_p,
-                        top_k=options.top_k,
-                        generator=generator,
-                    )
-                )
-                ended[row] = ended[row] or token == self.tokenizer.eos
-                step.append(None if ended[row] else token)
-            if all(ended):
-                return
-            yield step
-            if number + 1 < options.max_tokens:
-                state = self.decode_step(
-                    state, torch.tensor([self.tokenizer.eos if t is None else t for t in step])
-                )
-
-    @torch.inference_mode()
-    def _text_logits(self, state: State) -> Tensor:
-        """Logits of text and of the end; opening and size tokens belong to media, the rest to the prompt."""
-        logits_BV = self.model.logits(state.hidden_BD)
-        end = logits_BV[:, self.tokenizer.eos].clone()
-        logits_BV[:, : self.tokenizer.size_token(255) + 1] = -torch.inf
-        logits_BV[:, self.tokenizer.eos] = end
-        return logits_BV
-
-    @torch.inference_mode()
-    def generate_media(
-        self,
-        modality: str,
-        prompts: Sequence[Sequence[Segment]],
-        unconditional: Sequence[Sequence[Segment]],
-        options: MediaOptions,
-    ) -> list[Tensor]:
-        """One array ``[C, H, W]`` per prompt.
-
-        Args:
-            unconditional: what guidance moves away from, one for each prompt.
-        """
-        config = self.model.config.modalities[modality]
-        grids = (
-            [self._check_grid(modality, options.grid)] * len(prompts)
-            if options.grid
-            else self.choose_grids(modality, prompts)
-        )
-        guided = options.guidance_scale != 1.0
-        rows = [*prompts, *unconditional] if guided else list(prompts)
-        opened = [[*row, self._shape(modality, grids[i % len(prompts)])] for i, row in enumerate(rows)]
-        state = self.prefill(opened, room=max(h * w for h, w in grids))
-        media = _blank_media(grids, config.channels, config.patch)
-        z = torch.zeros_like(media.arrays_NCHW)
-        for n, (h, w) in enumerate(grids):
-            size = (config.channels, h * config.patch[0], w * config.patch[1])
-            noise = torch.randn(size, generator=torch.Generator().manual_seed(options.seed))
-            z[n, :, : size[1], : size[2]] = config.noise_scale * noise
-
-        def slope(z_NCHW: Tensor, t: float) -> Tensor:
-            low, high = options.guidance_interval
-            if not guided:
-                return self._velocity(modality, state, grids, z_NCHW, t)
-            both = self._velocity(modality, state, grids * 2, torch.cat([z_NCHW, z_NCHW]), t)
-            with_text, without = both.chunk(2)
-            scale = options.guidance_scale if low <= t <= high else 1.0
-            return without + scale * (with_text - without)
-
-        z = integrate(slope, z, num_steps=options.num_steps, solver=options.solver)
-        return [z[n, :, : h * config.patch[0], : w * config.patch[1]] for n, (h, w) in enumerate(grids)]
-
-    def _velocity(
-        self, modality: str, state: State, grids: Sequence[tuple[int, int]], z_NCHW: Tensor, t: float
-    ) -> Tensor:
-        """Velocity of the noisy blocks behind each row's prompt; the cache is left as it was."""
-        config = self.model.config
-        modality_config = config.modalities[modality]
-        media = _blank_media(grids, modality_config.channels, modality_config.patch)
-        num_new = media.num_patches_N
-        B, T = len(grids), int(num_new.max())
-        t_N = torch.full((B,), t)
-        head: Any = self.model.media_heads[modality]
-        x_BTD = z_NCHW.new_zeros(B * T, config.dim)
-        x_BTD = x_BTD.index_copy(0, media.token_index_P, head.embed(z_NCHW, t_N, media)).view(B, T, -1)
-        offsets = torch.zeros(B * T, 3, dtype=torch.int64)
-        offsets[media.token_index_P] = torch.cat([_offsets(modality, grid) for grid in grids])
-        positions = state.position_B[:, None, None] + offsets.view(B, T, 3)
-        cache = state.cache
-        cache.begin(num_new)
-        mask = (torch.arange(cache.end)[None] < (cache.lengths_B + num_new)[:, None])[:, None, None]
-        hidden = self.model.trunk(x_BTD, positions, mask, torch.ones(B, T, dtype=torch.bool), cache)
-        prediction = self.model.predict(modality, hidden.flatten(0, 1)[media.token_index_P], media)
-        return velocity(to_clean(prediction, z_NCHW, t_N, config.target), z_NCHW, t_N)
-
-    @torch.inference_mode()
-    def choose_grids(self, modality: str, prompts: Sequence[Sequence[Segment]]) -> list[tuple[int, int]]:
-        """The sizes that the model itself gives, as next tokens; only sizes it can draw are allowed."""
-        limits = self.model.config.modalities[modality].max_grid
-        axes = limits if limits[1] > 1 else limits[:1]
-        opening = TextSegment([self.tokenizer.open_token(modality)])
-        state = self.prefill([[*p, opening] for p in prompts], room=len(axes))
-        sizes = []
-        for limit in axes:
-            low = self.tokenizer.size_token(1)
-            choice = self.model.logits(state.hidden_BD)[:, low : low + limit].argmax(dim=1)
-            sizes.append((choice + 1).tolist())
-            state = self.decode_step(state, low + choice)
-        return [(size[0], size[1] if len(axes) > 1 else 1) for size in zip(*sizes, strict=True)]
-
-    def _check_grid(self, modality: str, grid: tuple[int, int]) -> tuple[int, int]:
-        limits = self.model.config.modalities[modality].max_grid
-        if any(not 1 <= size <= limit for size, limit in zip(grid, limits, strict=True)):
-            raise ValueError(
-                f"{modality} of {grid[0]} x {grid[1]} patches; this model draws 1 to {limits[0]} x 1 to "
-                f"{limits[1]}"
-            )
-        return grid
-
-    def _shape(self, modality: str, grid: tuple[int, int]) -> TextSegment:
-        sizes = grid if self.model.config.modalities[modality].max_grid[1] > 1 else grid[:1]
-        return TextSegment(
-            [self.tokenizer.open_token(modality), *(self.tokenizer.size_token(s) for s in sizes)]
-        )
-
-
-def _blank_media(grids: Sequence[tuple[int, int]], channels: int, patch: tuple[int, int]) -> MediaBatch:
-    """The frame of noisy blocks that stand at the start of rows of their own."""
-    height, width = max(h for h, _ in grids), max(w for _, w in grids)
-    longest = max(h * w for h, w in grids)
-    index = torch.cat([row * longest + torch.arange(h * w) for row, (h, w) in enumerate(grids)])
-    arrays = torch.zeros(len(grids), channels, height * patch[0], width * patch[1])
-    return MediaBatch(arrays, torch.tensor(grids), index)
-
-
-def _offsets(modality: str, grid: tuple[int, int]) -> Tensor:
-    return torch.as_tensor(get_modality(modality).offsets(grid))
+        documents = [Document(p) for p in prompts]
+        return pack(documents, self.tokenizer, self.model.config, row_length=longest, one_per_row=True)

@@ -2,22 +2,26 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from sensorium.config import RunConfig
-from sensorium.generate.engine import Engine, MediaOptions, TextOptions
-from sensorium.generate.prompt import Part, Prompt, read_parts, read_prompt, without_text
-from sensorium.media.modality import get_modality, modality_of
+from sensorium.generate.engine import Engine
+from sensorium.generate.handle import Handle, OnEvent
+from sensorium.generate.pictures import Edit, pixel_grid, to_part
+from sensorium.generate.prompt import Part, Prompt, read_parts, read_prompt, without_media, without_text
+from sensorium.generate.requests import Answer, Media, MediaOptions, Request, Text, TextOptions
+from sensorium.media.modality import modality_of
 from sensorium.media.parts import Audio, Image
 from sensorium.model.sensorium import Sensorium
 from sensorium.pretrained import load_model, save_model
-from sensorium.sequence.document import EmbSegment, Segment
+from sensorium.sequence.document import EmbSegment, Segment, num_positions
 from sensorium.sequence.tokenizer import Tokenizer
 
-Output = Literal["text", "image", "audio"]
+Output = Literal["text", "image", "audio", "interleaved"]
 
 
 class Model:
@@ -29,7 +33,11 @@ class Model:
 
     def __init__(self, model: Sensorium, tokenizer: Tokenizer, config: RunConfig) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.engine = Engine(model, tokenizer)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What serves all requests to this model."""
+        return Engine(self.model, self.tokenizer)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Model":
@@ -42,57 +50,96 @@ class Model:
         save_model(Path(folder), self.model.state_dict(), self.config, self.tokenizer)
 
     def generate(
-        self, prompt: Prompt, output: Output = "text", *, stream: bool = False, **options: Any
+        self, prompt: Prompt, output: Output = "text", *, stream: bool = False, n: int = 1, **options: Any
     ) -> Any:
         """Answer one prompt.
 
         Args:
             prompt: text, a medium, a list of both in any order, or a list of messages (``role``,
                 ``content``).
-            output: "text", "image" or "audio".
-            stream: with text, return an iterator over pieces of the answer.
-            options: fields of ``TextOptions`` (max_tokens, temperature, top_p, top_k, seed) for text, of
-                ``MediaOptions`` (num_steps, guidance_scale, guidance_interval, solver, seed) for media, and
-                ``duration_s`` for sound, ``negative_prompt`` for media.
+            output: "text", "image", "audio", or "interleaved" (text in which the model may draw and sound).
+            stream: return an iterator: pieces of text; for media, previews (every ``preview_every`` steps) and at
+                last the medium; for interleaved answers, all of these.
+            n: give a list of so many answers, with the seeds ``seed``, ``seed + 1``, ...
+            options: see ``request``.
 
         Returns:
-            ``str``, or an iterator of ``str``, or ``sm.Image``, or ``sm.Audio``.
+            ``str``, ``sm.Image``, ``sm.Audio``, or for "interleaved" a list of them; a list of n of them where n is
+            over 1; or an iterator.
 
         Raises:
             ValueError: an empty prompt, an unknown option or output; the message names it.
         """
+        request = self.request(prompt, output, n=n, **options)
         if stream:
-            if output != "text":
-                raise ValueError(
-                    f"stream=True with output={output!r}; only text can be streamed: leave stream out"
-                )
-            return self._stream(self._prompt(prompt, "text"), _options(TextOptions, options))
-        return self.generate_batch([prompt], output, **options)[0]
+            if n != 1:
+                raise ValueError("stream=True gives one answer; call submit for several at once")
+            return self._stream(self.engine.submit(request))
+        answers = [self._result(output, answer) for answer in self.engine.generate([request])]
+        return answers if n > 1 else answers[0]
 
-    def generate_batch(self, prompts: Sequence[Prompt], output: Output = "text", **options: Any) -> list[Any]:
-        """Answer several prompts in one batch; each answer is what it would be alone."""
-        known = ("text", *self.config.model.modalities)
+    def generate_many(self, prompts: Sequence[Prompt], output: Output = "text", **options: Any) -> list[Any]:
+        """Answer several prompts together; each answer is what it would be alone."""
+        requests = [self.request(prompt, output, **options) for prompt in prompts]
+        return [self._result(output, answer) for answer in self.engine.generate(requests)]
+
+    def submit(
+        self, prompt: Prompt, output: Output = "text", *, on_event: OnEvent | None = None, **options: Any
+    ) -> Handle:
+        """Queue a prompt and return at once; see ``Handle`` for its events, answers and how to cancel it.
+
+        Args:
+            on_event: called with every event in the engine's thread.
+            options: see ``request``.
+        """
+        return self.engine.submit(self.request(prompt, output, **options), on_event)
+
+    def request(self, prompt: Prompt, output: Output = "text", *, n: int = 1, **options: Any) -> Request:
+        """What ``generate`` asks of the engine.
+
+        Args:
+            options: fields of ``TextOptions`` for text and of ``MediaOptions`` for media; and for media
+                ``negative_prompt`` (what to move away from), ``duration_s`` of a sound, ``width`` and ``height`` of a
+                picture in pixels, ``source`` (a picture to start from, at ``strength``) and ``mask`` (a picture or
+                bool array, white or True where ``source`` is to be drawn anew; ``source`` is then the prompt's last
+                picture unless given).
+
+        Raises:
+            ValueError: an empty prompt, an unknown option or output; the message names it.
+        """
+        model = self.config.model
+        known = ("text", "interleaved", *model.modalities)
         if output not in known:
             raise ValueError(f"output {output!r} is unknown to this model; it gives {', '.join(known)}")
-        rows = [self._prompt(prompt, output) for prompt in prompts]
-        if not rows:
-            return []
-        if output == "text":
-            answers: list[list[int]] = [[] for _ in rows]
-            for step in self.engine.generate_text(rows, _options(TextOptions, options)):
-                for answer, token in zip(answers, step, strict=True):
-                    if token is not None:
-                        answer.append(token)
-            return [self.tokenizer.decode(answer).strip() for answer in answers]
-        negative = options.pop("negative_prompt", None)
-        options = self._grid_option(output, options)
-        blank = (
-            [self._prompt(negative, output)] * len(rows) if negative else [without_text(row) for row in rows]
+        text, media, rest = _split_options(output, options)
+        if rest.get("duration_s") is not None:
+            media |= {"grid": self._duration_grid(output, rest["duration_s"])}
+        if rest.get("width") is not None or rest.get("height") is not None:
+            media |= {"grid": pixel_grid(model, output, rest.get("width"), rest.get("height"))}
+        edit = Edit.of(prompt, output, rest.get("source"), rest.get("mask"), model)
+        if edit is not None:
+            media |= {"grid": edit.grid}
+        segments = read_prompt(prompt, output, model, self.tokenizer)
+        negative = rest.get("negative_prompt")
+        # An answer in words has nothing to guide; and where there are no words, nothing to move away from.
+        guided = output != "text"
+        wordless = (
+            read_prompt(negative, output, model, self.tokenizer) if negative else without_text(segments)
         )
-        chosen = _options(MediaOptions, options)
-        arrays = self.engine.generate_media(output, rows, blank, chosen)
-        marks = {"generator": "sensorium", "model": self.config.name, "seed": str(chosen.seed)}
-        return [get_modality(output).from_array(array.numpy(), marks) for array in arrays]
+        bare = without_media(wordless)
+        chosen = MediaOptions(**media)
+        return Request(
+            prompt=segments,
+            output=output,
+            text=TextOptions(**text),
+            media=chosen,
+            n=n,
+            without_words=wordless if guided else None,
+            without_media=bare if guided and len(bare) < len(wordless) else None,
+            source=None if edit is None else edit.array,
+            mask=None if edit is None else edit.mask_HW,
+            to_part=to_part(self.config, chosen, edit, (rest.get("width"), rest.get("height"))),
+        )
 
     def embed(self, items: Sequence[Part | Sequence[Part]], *, batch_tokens: int = 8192) -> np.ndarray:
         """Media and words -> unit vectors in the shared latent space.
@@ -117,7 +164,7 @@ class Model:
 
     def embed_segments(self, rows: Sequence[Sequence[Segment]], *, batch_tokens: int = 8192) -> np.ndarray:
         """``embed`` for segments that end in ``<emb>``; similar lengths share a batch."""
-        lengths = [sum(_length(segment) for segment in row) for row in rows]
+        lengths = [num_positions(row) for row in rows]
         out = np.zeros((len(rows), self.config.model.latent_dim), np.float32)
         order = sorted(range(len(rows)), key=lambda i: lengths[i])
         while order:
@@ -126,51 +173,62 @@ class Model:
             out[chosen] = self.engine.embed([rows[i] for i in chosen]).numpy()
         return out
 
-    def _stream(self, prompt: Sequence[Segment], options: TextOptions) -> Iterator[str]:
-        """Pieces that together are the whole answer."""
-        tokens: list[int] = []
-        whole = sent = ""
-        for step in self.engine.generate_text([prompt], options):
-            tokens += [token for token in step if token is not None]
-            whole = self.tokenizer.decode(tokens).strip()
-            # Half a character shows as U+FFFD until its other bytes arrive, and no answer ends in a space.
-            settled = whole.rstrip("\ufffd").rstrip()
-            if len(settled) > len(sent):
-                yield settled[len(sent) :]
-                sent = settled
-        if len(whole) > len(sent):
-            yield whole[len(sent) :]
+    def _stream(self, handle: Handle) -> Iterator[Any]:
+        """What a user sees of the events; leaving the iterator cancels the request."""
+        try:
+            for event in handle:
+                if isinstance(event, Text) and event.text:
+                    yield event.text
+                elif isinstance(event, Media):
+                    yield event.part
+        finally:
+            handle.cancel()
 
-    def _prompt(self, prompt: Prompt, output: str) -> list[Segment]:
-        return read_prompt(prompt, output, self.config.model, self.tokenizer)
+    @staticmethod
+    def _result(output: str, answer: Answer) -> Any:
+        if output == "text":
+            return answer.text
+        parts = [part.part if isinstance(part, Media) else part for part in answer.parts]
+        return parts if output == "interleaved" else parts[0]
 
-    def _grid_option(self, output: str, options: dict[str, Any]) -> dict[str, Any]:
+    def _duration_grid(self, output: str, duration_s: float) -> tuple[int, int]:
         """``duration_s`` of a sound -> patches."""
-        options = dict(options)
-        duration_s = options.pop("duration_s", None)
-        if duration_s is None:
-            return options
         if output != "audio":
             raise ValueError(f"duration_s with output={output!r}; only sounds have a duration: leave it out")
         from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
 
         patch_s = self.config.model.modalities["audio"].patch[0] * HOP_LENGTH / SAMPLE_RATE
-        return options | {"grid": (max(1, round(duration_s / patch_s)), 1)}
+        return (max(1, round(duration_s / patch_s)), 1)
 
 
-def _length(segment: Segment) -> int:
-    if isinstance(segment, EmbSegment):
-        return 1
-    return len(segment.token_ids) if hasattr(segment, "token_ids") else segment.grid[0] * segment.grid[1]
+REQUEST_OPTIONS = ("negative_prompt", "duration_s", "width", "height", "source", "mask")
 
 
-def _options(kind: type, values: dict[str, Any]) -> Any:
-    """Options by name; an unknown one is an error that lists the known ones."""
-    known = [field.name for field in dataclasses.fields(kind)]
+def _split_options(
+    output: str, values: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Options of text, of media, and the rest; an unknown one is an error that lists the known ones."""
+    of_text = [field.name for field in dataclasses.fields(TextOptions)]
+    of_media = [field.name for field in dataclasses.fields(MediaOptions)]
+    known = {
+        "text": of_text,
+        "interleaved": [*of_text, *of_media, "negative_prompt"],
+    }.get(output, [*of_media, *REQUEST_OPTIONS])
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; known here are {', '.join(known)}")
-    return kind(**values)
+        raise ValueError(f"unknown option {unknown[0]!r}; known here are {', '.join(dict.fromkeys(known))}")
+    lists = {
+        name: tuple(values[name]) for name in ("stop", "stop_tokens", "choices") if _is_list(values.get(name))
+    }
+    values = values | lists
+    return tuple(
+        {name: value for name, value in values.items() if name in names}
+        for names in (of_text if output in ("text", "interleaved") else (), of_media, REQUEST_OPTIONS)
+    )  # type: ignore[return-value]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def load(path: str | Path | None = None) -> Model:

@@ -65,7 +65,7 @@ def read_prompt(prompt: Prompt, output: str, config: ModelConfig, tokenizer: Tok
         return _read_messages(prompt, config, tokenizer)  # type: ignore[arg-type]
     segments = read_parts(prompt, config, tokenizer)
     media = [isinstance(s, MediaSegment) for s in segments]
-    if (all(media) and output == "text") or (not any(media) and output != "text"):
+    if (all(media) and output == "text") or (not any(media) and output not in ("text", "interleaved")):
         return [*segments, EmbSegment()]
     return [*segments, TextSegment([tokenizer.assistant])]
 
@@ -93,3 +93,8 @@ def without_text(segments: Sequence[Segment]) -> list[Segment]:
     kept = [s for s in segments[:-1] if not isinstance(s, TextSegment)]
     last = segments[-1]
     return [*kept, TextSegment(last.token_ids[-1:]) if isinstance(last, TextSegment) else last]
+
+
+def without_media(segments: Sequence[Segment]) -> list[Segment]:
+    """The prompt that guidance by media moves away from: media go, the rest stays."""
+    return [s for s in segments if not isinstance(s, MediaSegment)]

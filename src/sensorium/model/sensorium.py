@@ -110,7 +110,7 @@ class Sensorium(nn.Module):
         self,
         x_BTD: Tensor,
         positions_BT3: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         is_noisy_BT: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:

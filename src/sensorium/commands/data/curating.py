@@ -43,7 +43,7 @@ class OpenedModel:
 
     def caption(self, prompts: Sequence[Sequence[Part]], max_tokens: int) -> list[str]:
         """A text for each list of media."""
-        return [str(text) for text in self.model.generate_batch(prompts, "text", max_tokens=max_tokens)]
+        return [str(text) for text in self.model.generate_many(prompts, "text", max_tokens=max_tokens)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,249 @@
+"""Threads, event loops, cancelling, failing and leaving."""
+
+import asyncio
+import gc
+import random
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from sensorium.generate.engine import Engine
+from sensorium.generate.requests import Finished, MediaOptions, Request, TextOptions
+from sensorium.generate.scheduler import EngineConfig
+from sensorium.sequence.document import EmbSegment
+from tests.generate.load import (
+    ASSISTANT,
+    PROMPTS,
+    TOKENIZER,
+    alone,
+    assert_nothing_held,
+    assert_same,
+    kinds,
+    model,
+)
+from tests.model.small import text
+
+LONG = Request(prompt=PROMPTS[1], text=TextOptions(max_tokens=500))
+PICTURE = Request(
+    prompt=[text("x"), EmbSegment()], output="image", media=MediaOptions(num_steps=500, grid=(4, 4))
+)
+
+
+def test_a_cancelled_request_is_gone_after_one_step() -> None:
+    engine = Engine(model(), TOKENIZER)
+    handles = [engine.submit(LONG), engine.submit(PICTURE)]
+    kept = engine.submit(kinds()[3])
+    for _ in range(4):
+        engine.step()
+    assert engine.num_running == 3 - kept.is_done
+    for handle in handles:
+        handle.cancel()
+    engine.step()
+    assert [h.answers[0].finish_reason for h in handles] == ["cancelled", "cancelled"]
+    assert all(h.is_done for h in handles)
+    assert_same(kept.results(), alone(3))
+    engine.step()
+    assert_nothing_held(engine)
+
+
+def test_leaving_a_stream_cancels_it() -> None:
+    from sensorium.config import DataConfig, RunConfig, TrainConfig
+    from sensorium.generate.interface import Model
+
+    config = RunConfig(
+        name="small",
+        tokenizer="bytes",
+        model=model().config,
+        data=DataConfig(sources=()),
+        train=TrainConfig(),
+    )
+    own = Model(model(), TOKENIZER, config)
+    for _ in own.generate("x", stream=True, max_tokens=500, temperature=1.0):
+        break
+    gc.collect()
+    own.engine.step()
+    assert_nothing_held(own.engine)
+
+
+def test_a_thread_serves_many_threads_and_ends_cleanly() -> None:
+    before = threading.active_count()
+    with Engine(model(), TOKENIZER, EngineConfig(cache_tokens=600)) as engine:
+        chosen = [random.Random(n).randrange(len(kinds())) for n in range(24)]
+        results: dict[int, Any] = {}
+
+        def ask(n: int) -> None:
+            results[n] = engine.submit(kinds()[chosen[n]]).results()
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        for n, kind in enumerate(chosen):
+            assert_same(results[n], alone(kind))
+        waiting = engine.submit(LONG)
+    assert not engine.is_running
+    assert waiting.is_done  # cancelled, or served before the end
+    assert threading.active_count() == before
+    assert_nothing_held(engine)
+
+
+def test_several_threads_drive_an_engine_that_has_none() -> None:
+    engine = Engine(model(), TOKENIZER)
+    results: dict[int, Any] = {}
+
+    def ask(n: int) -> None:
+        results[n] = engine.submit(kinds()[n]).results()
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for n in range(6):
+        assert_same(results[n], alone(n))
+
+
+def test_an_event_loop_gets_events_and_goes_on_meanwhile() -> None:
+    async def main(engine: Engine) -> tuple[list[Any], int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        handles = [engine.submit(kinds()[kind]) for kind in (2, 3, 26)]
+        events = await asyncio.gather(*(collect(handle) for handle in handles))
+        ticking.cancel()
+        for handle, kind in zip(handles, (2, 3, 26), strict=True):
+            assert_same(handle.answers, alone(kind))
+        return list(events), ticks
+
+    async def collect(handle: Any) -> list[Any]:
+        return [event async for event in handle]
+
+    with Engine(model(), TOKENIZER) as engine:
+        events, ticks = asyncio.run(main(engine))
+    assert all(isinstance(found[-1], Finished) for found in events)
+    assert ticks > 10
+
+
+def test_callbacks_get_every_event_in_the_engines_thread() -> None:
+    seen: list[tuple[str, Any]] = []
+    with Engine(model(), TOKENIZER) as engine:
+        handle = engine.submit(kinds()[3], lambda e: seen.append((threading.current_thread().name, e)))
+        until = time.monotonic() + 30
+        while not handle.is_done and time.monotonic() < until:
+            time.sleep(0.005)
+    assert {name for name, _ in seen} == {"sensorium-engine"}
+    assert isinstance(seen[-1][1], Finished)
+    assert_same(handle.answers, alone(3))
+
+
+def test_a_callback_that_fails_hurts_nobody_else() -> None:
+    def refuse(event: Any) -> None:
+        raise ValueError("the client has gone")
+
+    engine = Engine(model(), TOKENIZER)
+    good, bad = engine.submit(kinds()[2]), engine.submit(LONG, refuse)
+    assert_same(good.results(), alone(2))
+    with pytest.raises(ValueError, match="the client has gone"):
+        bad.results()
+    assert bad.answers[0].finish_reason == "cancelled"
+    assert_nothing_held(engine)
+
+
+def test_an_async_caller_without_a_thread_is_told() -> None:
+    async def main() -> None:
+        async for _ in Engine(model(), TOKENIZER).submit(LONG):
+            pass
+
+    with pytest.raises(RuntimeError, match=r"nobody runs the engine; call engine.start\(\)"):
+        asyncio.run(main())
+
+
+def test_embedding_gets_its_turn_beside_a_busy_thread() -> None:
+    with Engine(model(), TOKENIZER) as engine:
+        handle = engine.submit(PICTURE)
+        for _ in range(5):
+            assert engine.embed([[text("a"), EmbSegment()]]).shape == (1, 16)
+        assert not handle.is_done
+        handle.cancel()
+
+
+class Failing:
+    """A runtime that fails once, at a given step."""
+
+    logits = staticmethod(model().logits)
+
+    def __init__(self, at: int) -> None:
+        self.at, self.count = at, 0
+
+    def trunk(self, *args: Any) -> torch.Tensor:
+        self.count += 1
+        if self.count == self.at:
+            raise RuntimeError("out of memory")
+        return model().trunk(*args)
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_failure_is_told_to_all_and_the_engine_goes_on(threaded: bool) -> None:
+    engine = Engine(model(), TOKENIZER, runtime=Failing(4))
+    if threaded:
+        engine.start()
+    handles = [engine.submit(kinds()[kind]) for kind in (2, 3, 4)]
+    for handle in handles:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            handle.results()
+    assert_same(engine.submit(kinds()[2]).results(), alone(2))
+    engine.close()
+    assert_nothing_held(engine)
+
+
+def test_an_answer_that_fails_alone_leaves_the_others_be() -> None:
+    class Bad:
+        def allowed(self) -> torch.Tensor:
+            raise ValueError("the constraint cannot be used: too complex")
+
+        def accept(self, token_id: int) -> bool:
+            return False
+
+    engine = Engine(model(), TOKENIZER)
+    good, bad = engine.submit(kinds()[3]), engine.submit(kinds()[4])
+    job = engine._inbox[1]
+    assert job.writer is not None
+    job.writer.constraint = Bad()
+    with pytest.raises(ValueError, match="too complex"):
+        bad.results()
+    assert bad.answers[0].finish_reason == "error"
+    assert_same(good.results(), alone(3))
+    engine.step()
+    assert_nothing_held(engine)
+
+
+def test_a_long_picture_does_not_hold_up_a_short_answer() -> None:
+    """The picture gets its share of the time and no more, however much there is to draw."""
+    engine = Engine(model(), TOKENIZER, EngineConfig(media_share=0.4))
+    drawn, told = engine.submit(PICTURE), engine.submit(Request(prompt=[text("a"), ASSISTANT]))
+    engine.step()  # both have been read
+    steps = 0
+    text_s = media_s = 0.0
+    while not told.is_done:
+        # A decoding step costs 1 second and an evaluation 3.
+        denoises = engine.scheduler.may_denoise()
+        engine.step()
+        text_s, media_s = text_s + 1, media_s + 3 * denoises
+        engine.scheduler.credit_s = text_s * 0.4 / 0.6 - media_s
+        steps += 1
+    assert steps <= 65
+    assert media_s == pytest.approx(text_s * 0.4 / 0.6, abs=3)
+    assert not drawn.is_done
+    drawn.cancel()
+    engine.step()
+    assert_nothing_held(engine)
