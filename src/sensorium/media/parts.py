@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +185,14 @@ class Video:
         if isinstance(self.source, str | Path | bytes):
             data, name = self._read()
             return video.decode_video(data, name=name, limits=self.limits)
-        return video.spaced(
-            ((n / self.fps, _frame(frame)) for n, frame in enumerate(self.source)), "video", self.limits
-        )
+        return video.spaced(self.stream(), "video", self.limits)
+
+    def stream(self) -> Iterator[tuple[float, np.ndarray]]:
+        """All frames, one after another, with their times in seconds: none is left out, none is kept."""
+        if isinstance(self.source, str | Path | bytes):
+            data, name = self._read()
+            return video.stream_video(data, name=name, limits=self.limits)
+        return ((n / self.fps, _frame(frame)) for n, frame in enumerate(self.source))
 
     def waveform(self) -> np.ndarray | None:
         """The sound track, mono at 24 kHz, float32 ``[N]``; None where there is none."""

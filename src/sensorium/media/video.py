@@ -62,6 +62,16 @@ def decode_video(
     Raises:
         MediaError: empty, too large, of another format, without a picture track, truncated or damaged.
     """
+    return spaced(stream_video(data, name=name, limits=limits), name, limits)
+
+
+def stream_video(
+    data: bytes, *, name: str = "video", limits: VideoLimits = DEFAULT_LIMITS
+) -> Iterator[tuple[float, np.ndarray]]:
+    """All frames of a video, each with its time in seconds from the start, one at a time.
+
+    Args and errors: as of ``decode_video``; of the limits, those on frames do not count.
+    """
     if not data:
         raise MediaError(name, "is empty (0 bytes)", _FORMATS, "write or send the file again")
     if len(data) > limits.max_bytes:
@@ -74,10 +84,9 @@ def decode_video(
             raise EOFError("the end of the file is missing")
         if kind == "WEBM":
             check_webm(data, name, "video")
-        frames = (
+        yield from (
             _av_frames(data, name, kind, limits) if kind in _DEMUXERS else _still_frames(data, name, limits)
         )
-        return spaced(frames, name, limits)
     except MediaError:
         raise
     except Exception as error:  # decoders raise anything on damaged files

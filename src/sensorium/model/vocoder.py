@@ -101,6 +101,11 @@ class Vocoder(nn.Module):
         self.backbone = Backbone(config)
         self.head = ISTFTHead(config)
 
+    @property
+    def reach(self) -> int:
+        """Frames on either side that a sample depends on: three a convolution, and half a window."""
+        return 3 * (1 + self.config.num_layers) + N_FFT // HOP_LENGTH // 2
+
     def forward(self, log_mel_BFM: Tensor) -> Tensor:
         """``[B, F, M]``, natural log of magnitudes as ``media.audio.log_mel`` gives them -> ``[B, (F-1)*256]``."""
         return self.head(self.backbone(log_mel_BFM.transpose(1, 2)))
