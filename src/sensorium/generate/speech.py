@@ -23,22 +23,25 @@ MelToSound = Callable[[np.ndarray], np.ndarray]  # log-mel [F, 100] -> waveform 
 CHARS_PER_S = 14.0  # of unhurried speech; decides how much text goes into one piece
 _SENTENCE = re.compile(r"(?<=[.!?;:])\s+|\n+")
 _SAY = "say "
+_FADE_FRAMES = 2
 
 
 class SoundStream:
     """Spectrograms that follow each other -> sound without clicks.
 
-    The end of every piece is held back and made again with what follows it; both versions are blended. A vocoder of
-    bounded reach then gives what it would have given for the whole; Griffin-Lim, whose phases differ, is cross-faded.
+    The end of every piece is held back and made again with what follows it. A vocoder of bounded reach then gives
+    what it would have given for the whole; Griffin-Lim, whose phases differ each time, is cross-faded.
 
     Args:
         to_sound: a vocoder. reach: frames on either side that a sample depends on.
     """
 
     def __init__(self, to_sound: MelToSound = griffin_lim, *, reach: int = 4) -> None:
-        self.to_sound, self.reach = to_sound, reach
+        self.to_sound = to_sound
+        # The old version is right up to where the fade ends, the new one from where it begins.
+        self._num_held, self._num_context = reach + _FADE_FRAMES, 2 * reach + _FADE_FRAMES + 1
         self._context: np.ndarray | None = None  # the last frames that were made
-        self._held = np.zeros(0, np.float32)  # the sound of the last ``reach`` of them
+        self._held = np.zeros(0, np.float32)  # the sound of the last of them
 
     def add(self, log_mel: np.ndarray) -> np.ndarray:
         """float ``[F, 100]`` -> float32 ``[n]``; with the ``end``, 256 samples for every frame but the first."""
@@ -48,16 +51,14 @@ class SoundStream:
             self._context = frames
             return np.zeros(0, np.float32)
         wave = self.to_sound(frames)
-        if context is not None and self._held.size:
-            start = (len(context) - 1) * HOP_LENGTH - self._held.size
-            wave = wave[start:]
-            ramp = np.linspace(0, 1, self._held.size, dtype=np.float32)
-            wave[: ramp.size] = self._held * (1 - ramp) + wave[: ramp.size] * ramp
-        elif context is not None:
-            wave = wave[(len(context) - 1) * HOP_LENGTH :]
-        keep = min(self.reach * HOP_LENGTH, wave.size)
-        # What is held back is made again: it needs as much before it as it reaches.
-        self._context = frames[-(2 * self.reach + 1) :]
+        if context is not None:
+            wave = wave[(len(context) - 1) * HOP_LENGTH - self._held.size :]
+            if self._held.size == self._num_held * HOP_LENGTH:  # else nothing has left yet
+                fade = _FADE_FRAMES * HOP_LENGTH
+                ramp = np.linspace(0, 1, fade, dtype=np.float32)
+                wave[:fade] = self._held[:fade] * (1 - ramp) + wave[:fade] * ramp
+        keep = min(self._num_held * HOP_LENGTH, wave.size)
+        self._context = frames[-self._num_context :]
         self._held = wave[wave.size - keep :]
         return wave[: wave.size - keep]
 

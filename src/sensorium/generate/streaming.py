@@ -108,13 +108,14 @@ class Waiting:
     def close(self, wave: np.ndarray) -> str:
         """See ``Hearing``."""
         self.more(wave)
-        first = self.num_chunks * self.num_frames
-        num_left = 1 + wave.size // HOP_LENGTH - first
-        if num_left > 0:
-            num_left = -(-num_left // self.patch) * self.patch
-            samples = (first + num_left - 1) * HOP_LENGTH
-            whole = np.pad(wave[:samples], (0, max(0, samples - wave.size)))
-            self._hear(log_mel(whole)[first:], last=True)
+        done = self.num_chunks * self.num_frames
+        num_frames = -(-(1 + wave.size // HOP_LENGTH) // self.patch) * self.patch
+        if num_frames > done:
+            samples = (num_frames - 1) * HOP_LENGTH
+            frames = log_mel(np.pad(wave[:samples], (0, max(0, samples - wave.size))))
+            for first in range(done, num_frames, self.num_frames):
+                chunk = frames[first : first + self.num_frames]
+                self._hear(chunk, last=first + self.num_frames >= num_frames)
         return _text(self.model, self.token_ids)
 
     def cut(self, wave: np.ndarray) -> int:
