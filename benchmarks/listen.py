@@ -22,7 +22,9 @@ from common import machine, report, result, run_alone
 
 BLOCK_S, BIN_S = 0.1, 10.0
 MAX_TOKENS = 16  # after a second of sound, or of a transcript of 2.5 s: three times what is spoken
-SPOKEN = "say This is a sentence of some length. Here is another one, a little longer than the first! And a third?"
+SPOKEN = (
+    "say This is a sentence of some length. Here is another one, a little longer than the first! And a third?"
+)
 
 
 def build(recipe: str, template: str) -> Any:
@@ -83,7 +85,9 @@ def hear(recipe: str, template: str, minutes: float) -> dict[str, Any]:
         lags.append(clock - arrived)
     num_events += len(list(listener.add(np.zeros(2 * SAMPLE_RATE, np.float32))))  # ends what is open
     room = 5e-4 * np.random.default_rng(1).standard_normal(60 * SAMPLE_RATE)
-    silent = sum(len(list(listener.add(room[at : at + step].astype(np.float32)))) for at in range(0, room.size, step))
+    silent = sum(
+        len(list(listener.add(room[at : at + step].astype(np.float32)))) for at in range(0, room.size, step)
+    )
     slope, half = slope_of(lags)
     return {
         "lag_s": statistics.median(lags),
@@ -122,7 +126,9 @@ def say(recipe: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--recipes", nargs="+", default=["tiny", "small"])

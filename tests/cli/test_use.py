@@ -63,9 +63,7 @@ def test_generate_a_sound_under_the_first_free_name(here: Run, model_folder: Pat
     assert len(Audio(tmp_path / "audio-1.wav").waveform()) == 23 * 256
 
 
-def test_generate_answers_about_a_video(
-    here: Run, model_folder: Path, model: object, tmp_path: Path
-) -> None:
+def test_generate_answers_about_a_video(here: Run, model_folder: Path, model: object, tmp_path: Path) -> None:
     for kind in ("mp4", "webm"):
         (tmp_path / f"clip.{kind}").write_bytes(clip(kind))
         done = here("generate", f"clip.{kind}", "what happens?", "--json", "--model", model_folder, *SHORT)

@@ -7,7 +7,9 @@ from sensorium.generate.interface import Model
 from tests.model.small import byte_tokenizer, random_model, small_config
 
 
-def small_model(templates: dict[str, float] | None = None, *, audio_frames: int = 240, **changes: Any) -> Model:
+def small_model(
+    templates: dict[str, float] | None = None, *, audio_frames: int = 240, **changes: Any
+) -> Model:
     """With sounds of up to ``audio_frames`` frames, trained (it says) with these templates."""
     model = small_config(bands=100, **changes)
     audio = model.modalities["audio"]

@@ -55,7 +55,12 @@ def test_the_sound_comes_with_the_frames(path: Path) -> None:
     kinds = [s.modality for s in segments if isinstance(s, MediaSegment)]
     assert kinds[0] == "audio"
     assert 2 <= kinds.count("image") <= 4
-    row = {"id": "0", "source": "t", "audio": {"bytes": clip(), "path": "a.mp4"}, "video": {"bytes": clip(), "path": "v.mp4"}}
+    row = {
+        "id": "0",
+        "source": "t",
+        "audio": {"bytes": clip(), "path": "a.mp4"},
+        "video": {"bytes": clip(), "path": "v.mp4"},
+    }
     sample = sample_of_row(row, MODEL.config.model, max_frames=4)
     # `{media}` of a sample with both: the sound, then the frames.
     [document, _] = build_documents(

@@ -37,7 +37,9 @@ def clip(kind: str = "mp4", *, with_sound: bool = True) -> bytes:
         if with_sound:
             pcm = np.rint(tone() * 32_767).astype(np.int16)
             for start in range(0, len(pcm), 1024):
-                frame = av.AudioFrame.from_ndarray(pcm[None, start : start + 1024], format="s16", layout="mono")
+                frame = av.AudioFrame.from_ndarray(
+                    pcm[None, start : start + 1024], format="s16", layout="mono"
+                )
                 frame.sample_rate, frame.pts = RATE, start
                 container.mux(sound.encode(frame))
             container.mux(sound.encode())

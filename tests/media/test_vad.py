@@ -23,7 +23,9 @@ def spoken() -> list[np.ndarray]:
     return found[:3]
 
 
-def between_silences(sounds: list[np.ndarray], pause_s: float = 1.5) -> tuple[np.ndarray, list[tuple[float, float]]]:
+def between_silences(
+    sounds: list[np.ndarray], pause_s: float = 1.5
+) -> tuple[np.ndarray, list[tuple[float, float]]]:
     """All of them with pauses around, and where each lies, in seconds."""
     pause = np.zeros(round(pause_s * SAMPLE_RATE), np.float32)
     parts, places, at = [pause], [], pause.size

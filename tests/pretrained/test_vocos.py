@@ -53,9 +53,11 @@ def test_a_folder_is_searched_and_what_we_save_loads(tmp_path: Path, state: dict
 
 
 def test_another_spectrogram_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
-    state["feature_extractor.mel_spec.mel_scale.fb"] = state["feature_extractor.mel_spec.mel_scale.fb"][:, :80]
+    state["feature_extractor.mel_spec.mel_scale.fb"] = state["feature_extractor.mel_spec.mel_scale.fb"][
+        :, :80
+    ]
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "v.safetensors")
-    with pytest.raises(ValueError, match="made for another spectrogram.*vocos-mel-24khz"):
+    with pytest.raises(ValueError, match=r"made for another spectrogram.*vocos-mel-24khz"):
         load_vocoder(tmp_path / "v.safetensors")
 
 

@@ -15,7 +15,14 @@ from sensorium.media.audio import griffin_lim
 from sensorium.model.vocoder import VocoderConfig
 from sensorium.pretrained.vocos import load_vocoder
 from sensorium.starter import starter_sources
-from sensorium.train.vocoder import CHECKPOINT, SpectralLoss, VocoderRun, VocoderTrainer, make_batch, read_sounds
+from sensorium.train.vocoder import (
+    CHECKPOINT,
+    SpectralLoss,
+    VocoderRun,
+    VocoderTrainer,
+    make_batch,
+    read_sounds,
+)
 from tests.cli.conftest import run_command
 
 SMALL = VocoderRun(
@@ -56,7 +63,7 @@ def test_a_run_cut_in_two_ends_as_the_whole_run(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"half")
-    with pytest.raises(ValueError, match="checkpoint.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is damaged"):
         VocoderTrainer(SMALL, tmp_path, resume=True)
 
 
@@ -96,7 +103,9 @@ def test_distances_know_a_nearer_sound() -> None:
 
 @pytest.mark.slow
 def test_it_learns_one_sound(tmp_path: Path) -> None:
-    run = dataclasses.replace(SMALL, model=VocoderConfig(dim=48, mlp_dim=96, num_layers=3), num_steps=150, lr=3e-3)
+    run = dataclasses.replace(
+        SMALL, model=VocoderConfig(dim=48, mlp_dim=96, num_layers=3), num_steps=150, lr=3e-3
+    )
     trainer = VocoderTrainer(run, tmp_path)
     batch = make_batch(read_sounds(run.data, "train"), run, 0)
     losses = [trainer.train_step(*batch) for _ in range(run.num_steps)]

@@ -138,7 +138,9 @@ def main(arguments: Sequence[str]) -> int:
     # Only what was asked for is passed on: an option of another output is an error there, never ignored.
     options = {name: _read_option(name, getattr(chosen, name)) for name in given - NOT_OPTIONS}
     if chosen.vocoder and output != "audio":
-        raise ValueError(f"--vocoder with --output {output}; only sounds pass through a vocoder: leave it out")
+        raise ValueError(
+            f"--vocoder with --output {output}; only sounds pass through a vocoder: leave it out"
+        )
     model: Any = open_model(chosen.model)  # it knows its modalities and refuses others
     if chosen.vocoder:
         model.use_vocoder(chosen.vocoder)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ class TrainVocoder:
     """Folder of the run."""
     resume: bool = False
     """Continue the run in that folder."""
-    run: Annotated[VocoderRun, tyro.conf.arg(name="")] = VocoderRun()
+    run: Annotated[VocoderRun, tyro.conf.arg(name="")] = field(default_factory=VocoderRun)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         path = trainer.train(show=lambda values: _show(values, trainer.run.num_steps))
     except KeyboardInterrupt:
-        print(f"stopped at step {trainer.step}; go on with: sensorium train vocoder --resume --out {chosen.out}")
+        print(
+            f"stopped at step {trainer.step}; go on with: sensorium train vocoder --resume --out {chosen.out}"
+        )
         raise
     try:
         unheard = read_sounds(trainer.run.data, "validation")

@@ -44,7 +44,20 @@ LANGUAGE_NAMES = {
 CHUNK_PATCHES = 16  # about a second of sound: what a live caption waits for
 _PIECE = re.compile(r"(\{[a-z_]+(?::[a-z]+)?!?\}|<[a-z]+(?::[ab])?!?>)")
 _SLOTS = (
-    *("media", "image", "audio", "video", "target", "text", "language", "name", "chat", "chunks", "timeline", "spoken"),
+    *(
+        "media",
+        "image",
+        "audio",
+        "video",
+        "target",
+        "text",
+        "language",
+        "name",
+        "chat",
+        "chunks",
+        "timeline",
+        "spoken",
+    ),
 )
 
 

@@ -30,7 +30,7 @@ def stft_distance(made: np.ndarray, real: np.ndarray) -> float:
     total = 0.0
     for window, hop in RESOLUTIONS:
         ours, theirs = (_magnitude(wave[:size], window, hop) for wave in (made, real))
-        total += float(np.linalg.norm(theirs - ours) / max(np.linalg.norm(theirs), 1e-6))
+        total += float(np.linalg.norm(theirs - ours)) / max(float(np.linalg.norm(theirs)), 1e-6)
         total += float(np.abs(_audible(np.log(ours + 1e-9)) - _audible(np.log(theirs + 1e-9))).mean())
     return total / len(RESOLUTIONS)
 

@@ -13,8 +13,8 @@ from sensorium.generate.engine import Engine
 from sensorium.generate.handle import Handle, OnEvent
 from sensorium.generate.pictures import Edit, pixel_grid, to_part
 from sensorium.generate.prompt import Part, Prompt, read_parts, read_prompt, without_media, without_text
-from sensorium.generate.requests import Answer, Media, MediaOptions, Request, Text, TextOptions
-from sensorium.generate.speech import speak
+from sensorium.generate.requests import Answer, Media, MediaOptions, Request, Text, TextOptions, check_known
+from sensorium.generate.speech import MelToSound, speak
 from sensorium.generate.streaming import Block, Heard, ListenOptions, Seen, listen, watch
 from sensorium.media.audio import SAMPLE_RATE, griffin_lim
 from sensorium.media.modality import modality_of
@@ -37,7 +37,8 @@ class Model:
 
     def __init__(self, model: Sensorium, tokenizer: Tokenizer, config: RunConfig) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.use_vocoder(None)
+        self.vocoder: MelToSound = griffin_lim
+        self.vocoder_reach = 4  # frames on either side that a sample depends on, about
 
     @cached_property
     def engine(self) -> Engine:
@@ -54,15 +55,15 @@ class Model:
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_model(Path(folder), self.model.state_dict(), self.config, self.tokenizer)
 
-    def use_vocoder(self, path: str | Path | None) -> None:
-        """Turn spectrograms into sound with a vocoder: our own, or public Vocos weights; None is Griffin-Lim.
+    def use_vocoder(self, path: str | Path) -> None:
+        """Turn spectrograms into sound with a vocoder instead of Griffin-Lim.
 
         Args:
-            path: a file or folder that ``pretrained.vocos.load_vocoder`` reads.
+            path: weights of ``sensorium train vocoder``, or public Vocos weights.
+
+        Raises:
+            FileNotFoundError, ValueError: there are none, or they are damaged or of another kind.
         """
-        if path is None:
-            self.vocoder, self.vocoder_reach = griffin_lim, 4
-            return
         vocoder = load_vocoder(path)
         self.vocoder, self.vocoder_reach = vocoder.sound, vocoder.reach
 
@@ -90,7 +91,8 @@ class Model:
         """
         if stream and n != 1:
             raise ValueError("stream=True gives one answer; call submit for several at once")
-        if stream and output == "audio" and (words := _words(prompt)) is not None:
+        words = _words(prompt) if stream and output == "audio" else None
+        if words is not None and not WHOLE_SOUND & options.keys():
             return speak(self, words, **options)
         request = self.request(prompt, output, n=n, **options)
         if stream:
@@ -121,7 +123,8 @@ class Model:
         Raises:
             ValueError: the model does not hear, an option is unknown, or a block cannot be read.
         """
-        return listen(self, sound, sample_rate=sample_rate, **_known(ListenOptions, options))
+        check_known(options, ListenOptions)
+        return listen(self, sound, ListenOptions(**options), sample_rate=sample_rate)
 
     def watch(self, video: Video | Iterable[Any], **options: Any) -> Iterator[Seen]:
         """A running description of a video while it arrives.
@@ -191,9 +194,7 @@ class Model:
             without_media=bare if guided and len(bare) < len(wordless) else None,
             source=None if edit is None else edit.array,
             mask=None if edit is None else edit.mask_HW,
-            to_part=to_part(
-                self.config, chosen, edit, (rest.get("width"), rest.get("height")), self.vocoder
-            ),
+            to_part=to_part(self.config, chosen, edit, (rest.get("width"), rest.get("height")), self.vocoder),
         )
 
     def embed(self, items: Sequence[Part | Sequence[Part]], *, batch_tokens: int = 8192) -> np.ndarray:
@@ -256,6 +257,7 @@ class Model:
         return (max(1, round(duration_s / patch_s)), 1)
 
 
+WHOLE_SOUND = {"duration_s", "grid", "preview_every"}  # these ask for one sound, not for pieces
 REQUEST_OPTIONS = ("negative_prompt", "duration_s", "width", "height", "source", "mask")
 
 
@@ -269,9 +271,7 @@ def _split_options(
         "text": of_text,
         "interleaved": [*of_text, *of_media, "negative_prompt"],
     }.get(output, [*of_media, *REQUEST_OPTIONS])
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; known here are {', '.join(dict.fromkeys(known))}")
+    check_known(values, more=known)
     lists = {
         name: tuple(values[name]) for name in ("stop", "stop_tokens", "choices") if _is_list(values.get(name))
     }
@@ -284,19 +284,10 @@ def _split_options(
 
 def _words(prompt: Any) -> str | Iterable[str] | None:
     """Words that are all there, or still arriving; None where the prompt has anything else."""
-    if isinstance(prompt, str) or isinstance(prompt, Iterator):
+    if isinstance(prompt, str | Iterator):
         return prompt
     is_text = isinstance(prompt, Sequence) and all(isinstance(part, str) for part in prompt)
     return "".join(prompt) if is_text and prompt else None
-
-
-def _known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Options that are fields of a class; an unknown one is an error that lists them."""
-    known = [field.name for field in dataclasses.fields(cls)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; known here are {', '.join(known)}")
-    return values
 
 
 def _is_list(value: Any) -> bool:

@@ -6,8 +6,8 @@ from typing import Any
 
 from sensorium.config import ModelConfig
 from sensorium.data.templates import frame_time, merge_text
-from sensorium.media.modality import get_modality, modality_of
 from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
+from sensorium.media.modality import get_modality, modality_of
 from sensorium.media.parts import Audio, Image, Video
 from sensorium.sequence.document import EmbSegment, MediaSegment, Segment, TextSegment
 from sensorium.sequence.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sensorium.data.templates import shape_tokens
-from sensorium.generate.requests import Media, MediaOptions, Request
+from sensorium.generate.requests import Media, MediaOptions, Request, check_known
 from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE, denormalize_mel, griffin_lim
 from sensorium.media.parts import Audio
 from sensorium.sequence.document import EmbSegment, MediaSegment, Segment, TextSegment
@@ -120,13 +120,20 @@ def speak(
     """
     config = model.config.model.modalities["audio"]
     longest_s = config.max_size[0] * HOP_LENGTH / SAMPLE_RATE
+    check_known(options, MediaOptions, more=("context", "max_chars"))
     max_chars = max_chars or max(8, int(longest_s * CHARS_PER_S))
-    chosen = MediaOptions(**options)
+    return _speak(model, pieces_of(text, max_chars), context, MediaOptions(**options))
+
+
+def _speak(model: "Model", pieces: Iterator[str], context: int, chosen: MediaOptions) -> Iterator[Audio]:
+    patch = model.config.model.modalities["audio"].patch
     stream = SoundStream(model.vocoder, reach=model.vocoder_reach)
     marks = {"generator": "sensorium", "model": model.config.name, "seed": str(chosen.seed)}
-    said: list[tuple[list[Segment], list[Segment]]] = []  # (what the piece says, its sound) of the last pieces
+    said: list[
+        tuple[list[Segment], list[Segment]]
+    ] = []  # (what the piece says, its sound) of the last pieces
     say = ""
-    for number, piece in enumerate(pieces_of(text, max_chars)):
+    for number, piece in enumerate(pieces):
         if number == 0:
             say = _SAY if piece.startswith(_SAY) else ""
         words = piece if number == 0 or not say else say + piece
@@ -139,9 +146,10 @@ def speak(
             without_words=[*(s for _, sound in past for s in (EmbSegment(), *sound)), EmbSegment()],
         )
         array = _drawn(model, request)
-        grid = (array.shape[1] // config.patch[0], 1)
+        grid = (array.shape[1] // patch[0], 1)
         clean = MediaSegment("audio", array, grid)
-        said = [*said, (prompt, [TextSegment(shape_tokens(model.tokenizer, clean)), clean])][-max(context, 1) :]
+        heard: list[Segment] = [TextSegment(shape_tokens(model.tokenizer, clean)), clean]
+        said = [*said, (prompt, heard)][-max(context, 1) :]
         if (sound := stream.add(denormalize_mel(array[0]))).size:
             yield Audio((sound, SAMPLE_RATE), generated=marks)
     if not said:

@@ -148,7 +148,9 @@ class Agreeing:
             return None
         self.num_heard = wave.size
         said = self._transcribe(wave)
-        agreed = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(said, self.before, strict=False)))
+        agreed = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(said, self.before, strict=False))
+        )
         self.certain = said[: max(agreed, len(self.certain))]
         self.before = said
         certain, whole = _text(self.model, self.certain), _text(self.model, said)
@@ -173,7 +175,7 @@ class Agreeing:
         grid = (array.shape[1] // config.patch[0], 1)
         tokenizer = self.model.tokenizer
         begin = [*tokenizer.encode(self.options.ask), tokenizer.assistant, *self.certain]
-        prompt = [MediaSegment("audio", array, grid), TextSegment(begin)]
+        prompt: list[Segment] = [MediaSegment("audio", array, grid), TextSegment(begin)]
         return [*self.certain, *_say(self.model, prompt, self.options)]
 
 
@@ -191,13 +193,17 @@ class Listener:
         self.options = options or ListenOptions()
         config = model.config.model.modalities.get("audio")
         if config is None:
-            raise ValueError("this model has no modality 'audio': it cannot listen; use one that was trained to")
+            raise ValueError(
+                "this model has no modality 'audio': it cannot listen; use one that was trained to"
+            )
         longest_s = config.max_size[0] * HOP_LENGTH / SAMPLE_RATE
         window_s = longest_s if self.options.window_s is None else self.options.window_s
         if not 0.5 <= window_s <= longest_s:
             raise ValueError(f"window_s is {window_s}; this model hears 0.5 to {longest_s:.2f} s at once")
         # A chunk's frames are whole patches: the last sample that belongs to the last of them.
-        self.max_samples = int(window_s * SAMPLE_RATE) // HOP_LENGTH // config.patch[0] * config.patch[0] * HOP_LENGTH
+        self.max_samples = (
+            int(window_s * SAMPLE_RATE) // HOP_LENGTH // config.patch[0] * config.patch[0] * HOP_LENGTH
+        )
         self.max_samples -= HOP_LENGTH
         self.model = model
         self.policy = self.options.policy or ("wait" if _knows_listen(model) else "agree")
@@ -245,17 +251,22 @@ class Listener:
 
 
 def listen(
-    model: "Model", sound: Iterable[Block] | Audio, *, sample_rate: int = SAMPLE_RATE, **options: Any
+    model: "Model", sound: Iterable[Block] | Audio, options: ListenOptions, *, sample_rate: int = SAMPLE_RATE
 ) -> Iterator[Heard]:
     """See ``Model.listen``."""
-    listener = Listener(model, ListenOptions(**options))
+    return _hear(Listener(model, options), sound, sample_rate)
+
+
+def _hear(listener: Listener, sound: Iterable[Block] | Audio, sample_rate: int) -> Iterator[Heard]:
     resampler: vad.Resampler | None = None
     first_rate = sample_rate
     for samples, rate in _blocks(sound, sample_rate):
         if resampler is None:
             resampler, first_rate = vad.Resampler(rate, SAMPLE_RATE), rate
         elif rate != first_rate:
-            raise ValueError(f"the sample rate changed from {first_rate} to {rate} Hz on the way; resample it first")
+            raise ValueError(
+                f"the sample rate changed from {first_rate} to {rate} Hz on the way; resample it first"
+            )
         yield from listener.add(resampler.add(samples))
     rest = np.zeros(0, np.float32)
     yield from listener.add(rest if resampler is None else resampler.add(rest, last=True), last=True)

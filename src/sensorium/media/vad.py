@@ -30,7 +30,9 @@ class Resampler:
             )
         import soxr
 
-        self._stream = None if rate_in == rate_out else soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32")
+        self._stream = (
+            None if rate_in == rate_out else soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32")
+        )
 
     def add(self, block: np.ndarray, *, last: bool = False) -> np.ndarray:
         """float32 ``[n]`` -> float32 ``[m]``, possibly empty; ``last`` gives what is still held back."""

@@ -78,6 +78,7 @@ class ISTFTHead(nn.Module):
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.out = nn.Linear(config.dim, N_FFT + 2)
+        self.window: Tensor
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
 
     def forward(self, x_BFD: Tensor) -> Tensor:

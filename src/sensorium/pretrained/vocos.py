@@ -33,7 +33,9 @@ def load_vocoder(path: str | Path) -> Vocoder:
     """
     file = Path(path).expanduser()
     if file.is_dir():
-        file = next((f for f in (file / "vocoder.safetensors", file / "pytorch_model.bin") if f.is_file()), file)
+        file = next(
+            (f for f in (file / "vocoder.safetensors", file / "pytorch_model.bin") if f.is_file()), file
+        )
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such vocoder; give a .safetensors file or a pytorch_model.bin")
     tensors = _read(file)
@@ -62,7 +64,9 @@ def _read(file: Path) -> dict[str, Tensor]:
             f"{file} is no state dict of plain tensors ({reason}); take another copy or a .safetensors file"
         ) from error
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ValueError(f"{file} holds a {type(loaded).__name__} of other things; expected names and tensors")
+        raise ValueError(
+            f"{file} holds a {type(loaded).__name__} of other things; expected names and tensors"
+        )
     return dict(loaded)
 
 

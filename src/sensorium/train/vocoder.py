@@ -165,7 +165,9 @@ class VocoderTrainer:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(self.run.seed)
         self.vocoder = Vocoder(self.run.model)
-        self.optimizer = torch.optim.AdamW(self.vocoder.parameters(), lr=self.run.lr, betas=(0.8, 0.99), fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.vocoder.parameters(), lr=self.run.lr, betas=(0.8, 0.99), fused=True
+        )
         self.loss = SpectralLoss()
         if state is not None:
             self.step, self.elapsed_s = state["step"], state["elapsed_s"]
@@ -215,7 +217,9 @@ class VocoderTrainer:
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.vocoder.parameters(), self.run.grad_clip)
         if not torch.isfinite(norm):
-            raise ValueError(f"step {self.step}: the gradient is not finite; lower the learning rate {self.run.lr}")
+            raise ValueError(
+                f"step {self.step}: the gradient is not finite; lower the learning rate {self.run.lr}"
+            )
         self.optimizer.step()
         self.step += 1
         return {name: float(loss.detach()) for name, loss in losses.items()} | {"lr": lr}
@@ -236,7 +240,9 @@ class VocoderTrainer:
         check_tensors(weights, self.vocoder.state_dict(), where)
         self.vocoder.load_state_dict(weights)
         for name, parameter in self.vocoder.named_parameters():
-            state = {kind: tensors.get(f"optimizer.{kind}.{name}") for kind in ("step", "exp_avg", "exp_avg_sq")}
+            state = {
+                kind: tensors.get(f"optimizer.{kind}.{name}") for kind in ("step", "exp_avg", "exp_avg_sq")
+            }
             if self.step and any(value is None for value in state.values()):
                 raise ValueError(f"{where} lacks the optimiser's state of {name!r}; start a new run")
             self.optimizer.state[parameter] = {k: v for k, v in state.items() if v is not None}

@@ -1,7 +1,7 @@
 """Makes `vocos.npz`: what the package `vocos` gives for a shrunken random checkpoint.
 
-    pip install vocos==0.1.0 torchaudio     (in an environment of its own)
-    python make_vocos.py vocos.npz
+pip install vocos==0.1.0 torchaudio     (in an environment of its own)
+python make_vocos.py vocos.npz
 """
 
 import sys
