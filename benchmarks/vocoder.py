@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from common import machine, report, result
 
-from sensorium.evals.sound import MelToSound, mel_distance, stft_distance
+from sensorium.evals.sound import mel_distance, stft_distance
+from sensorium.generate.speech import MelToSound
 from sensorium.media.audio import SAMPLE_RATE, griffin_lim, log_mel
 from sensorium.pretrained.vocos import load_vocoder
 from sensorium.train.vocoder import STARTER_SOUNDS, read_sounds

@@ -1,12 +1,12 @@
 """How near two sounds are, and how good a sound can be at all that leaves the model as a spectrogram."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from sensorium.generate.speech import MelToSound
 from sensorium.media.audio import log_mel
 
-MelToSound = Callable[[np.ndarray], np.ndarray]  # log-mel [F, 100] -> waveform
 RESOLUTIONS = ((2048, 512), (1024, 256), (512, 128), (256, 64))
 _FLOOR = 1e-4  # 80 dB under full scale: what is quieter differs without being heard
 
