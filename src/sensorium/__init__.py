@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sensorium.generate.interface import Model, load
-    from sensorium.media.parts import Audio, Image
+    from sensorium.media.parts import Audio, Image, Video
 
 __version__ = "0.1.0"
-__all__ = ["Audio", "Image", "Model", "__version__", "load"]
+__all__ = ["Audio", "Image", "Model", "Video", "__version__", "load"]
 
 _HOME = {
     "Audio": "sensorium.media.parts",
     "Image": "sensorium.media.parts",
     "Model": "sensorium.generate.interface",
+    "Video": "sensorium.media.parts",
     "load": "sensorium.generate.interface",
 }
 

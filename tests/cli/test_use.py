@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sensorium.media.parts import Audio, Image
+from sensorium.media.parts import Audio, Image, Video
+from sensorium.model.vocoder import Vocoder, VocoderConfig
+from sensorium.pretrained.vocos import save_vocoder
 from tests.cli.conftest import Run, assert_mistake
+from tests.media.clips import clip
 
 SHORT = ("--max-tokens", "6")
 
@@ -58,6 +61,28 @@ def test_generate_a_sound_under_the_first_free_name(here: Run, model_folder: Pat
     assert (tmp_path / "audio.wav").read_bytes() == b"taken"
     # Four patches of 6 frames: 23 hops of 256 samples.
     assert len(Audio(tmp_path / "audio-1.wav").waveform()) == 23 * 256
+
+
+def test_generate_answers_about_a_video(here: Run, model_folder: Path, model: object, tmp_path: Path) -> None:
+    for kind in ("mp4", "webm"):
+        (tmp_path / f"clip.{kind}").write_bytes(clip(kind))
+        done = here("generate", f"clip.{kind}", "what happens?", "--json", "--model", model_folder, *SHORT)
+        assert done.returncode == 0, done.stderr
+        with pytest.warns(UserWarning, match="hears the first"):
+            answer = model.generate([Video(tmp_path / f"clip.{kind}"), "what happens?"], max_tokens=6)  # type: ignore[attr-defined]
+        assert json.loads(done.stdout)["text"] == answer
+    (tmp_path / "broken.mp4").write_bytes(clip()[:3000])
+    assert_mistake(here("generate", "broken.mp4", "what?", "--model", model_folder), "broken.mp4", "video")
+
+
+def test_a_vocoder_is_for_sounds(here: Run, model_folder: Path, tmp_path: Path) -> None:
+    save_vocoder(tmp_path / "vocoder.safetensors", Vocoder(VocoderConfig(dim=8, mlp_dim=8, num_layers=1)))
+    line = ("generate", "rain", "--model", model_folder, "--vocoder", ".")
+    done = here(*line, "--out", "rain.wav", "--num-steps", "2", "--duration-s", "0.25")
+    assert done.returncode == 0, done.stderr
+    assert len(Audio(tmp_path / "rain.wav").waveform()) == 23 * 256
+    assert_mistake(here(*line), "--vocoder", "only sounds")
+    assert_mistake(here(*line[:-1], "none.bin", "--output", "audio"), "none.bin", "no such vocoder")
 
 
 def test_an_option_of_another_output_is_refused(here: Run, model_folder: Path) -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import tyro
 
 from sensorium.commands.arguments import parse
-from sensorium.commands.parts import STARTER, SYNTAX, open_model, read_part
-from sensorium.media.parts import Audio, Image
+from sensorium.commands.parts import STARTER, SYNTAX, Medium, open_model, read_part
 
 DESCRIPTION = f"""Turn words, pictures and sounds into unit vectors of one space: the dot product of two is
 how alike they are. Prints one JSON object a line: {{"part": ..., "embedding": [...]}}.
@@ -97,7 +96,7 @@ def _names(parts: Sequence[str]) -> Iterator[str]:
             yield from (line.rstrip("\r\n") for line in sys.stdin)
 
 
-def _part(number: int, name: str) -> str | Image | Audio:
+def _part(number: int, name: str) -> str | Medium:
     try:
         return read_part(name)
     except ValueError as error:

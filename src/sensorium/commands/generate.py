@@ -34,6 +34,7 @@ Examples:
   sensorium generate "is it day?" --choices "yes|no"
   sensorium generate "rain" --output audio --duration-s 2 --seed 7
   sensorium generate memo.flac "transcribe" --json
+  sensorium generate clip.mp4 "what happens?"
   echo "name three fruits" | sensorium generate - --model runs/tiny --temperature 0.8
 """
 # Files that can be written; checked before the work, not after it.
@@ -47,7 +48,7 @@ class Generate:
     prompt: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PART ...", help_behavior_hint="")
     ] = ()
-    """Words, pictures and sounds, in any order and number."""
+    """Words, pictures, sounds and videos, in any order and number."""
     model: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = STARTER
     """A model folder or a run folder."""
     output: Annotated[
@@ -115,11 +116,15 @@ class Generate:
     """picture: save what can be seen so far every so many steps."""
     duration_s: Annotated[float, tyro.conf.arg(help_behavior_hint="(default: the model chooses)")] = 0.0
     """sound: seconds."""
+    vocoder: Annotated[
+        str, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: Griffin-Lim, which needs none)")
+    ] = ""
+    """sound: what turns the spectrogram into sound: a run of `sensorium train vocoder`, or public Vocos weights."""
     negative_prompt: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
     """picture, sound: what to move away from."""
 
 
-NOT_OPTIONS = {"prompt", "model", "output", "out", "json"}
+NOT_OPTIONS = {"prompt", "model", "output", "out", "json", "vocoder"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -132,7 +137,13 @@ def main(arguments: Sequence[str]) -> int:
     out = _out_file(chosen.out, output)
     # Only what was asked for is passed on: an option of another output is an error there, never ignored.
     options = {name: _read_option(name, getattr(chosen, name)) for name in given - NOT_OPTIONS}
+    if chosen.vocoder and output != "audio":
+        raise ValueError(
+            f"--vocoder with --output {output}; only sounds pass through a vocoder: leave it out"
+        )
     model: Any = open_model(chosen.model)  # it knows its modalities and refuses others
+    if chosen.vocoder:
+        model.use_vocoder(chosen.vocoder)
     marks = {"output": output, "model": chosen.model, "seed": chosen.seed}
     if output == "text" and chosen.n == 1:
         _write_text(model, prompt, options, out, marks, as_json=chosen.json)
@@ -161,10 +172,11 @@ def _read_option(name: str, value: Any) -> Any:
 
 def _draw(model: Any, prompt: Any, output: str, options: dict[str, Any], out: Path | None) -> Any:
     """One medium; previews are saved where it will be."""
+    if not options.get("preview_every"):
+        return model.generate(prompt, output, **options)
     made = None
     for made in model.generate(prompt, output, stream=True, **options):
-        if options.get("preview_every"):
-            made.save(out)
+        made.save(out)
     return made
 
 

@@ -1,6 +1,6 @@
-"""What a person types as a part of a prompt -> text, a picture or a sound; and the model they name.
+"""What a person types as a part of a prompt -> text, a picture, a sound or a video; and the model they name.
 
-photo.png, ~/a.wav   an existing file with the suffix of a picture or a sound
+photo.png, ~/a.wav   an existing file with the suffix of a picture, a sound or a video
 @photo.png           always a file
 text:photo.png       always words
 -                    words from standard input
@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sensorium.media.parts import Audio, Image
+from sensorium.media.parts import Audio, Image, Video
+from sensorium.media.video import count_tracks
 
 if TYPE_CHECKING:
     from sensorium.generate.interface import Model
@@ -24,10 +25,12 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
         *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".webm"),
         *(".aif", ".aiff", ".aifc", ".g722"),
     ),
+    "video": (".mp4", ".m4v", ".mov", ".mkv"),
 }
-PARTS: dict[str, type[Image] | type[Audio]] = {"image": Image, "audio": Audio}
+Medium = Image | Audio | Video
+PARTS: dict[str, type[Medium]] = {"image": Image, "audio": Audio, "video": Video}
 SYNTAX = """Parts:
-  photo.png       an existing picture or sound, told by its suffix
+  photo.png       an existing picture, sound or video, told by its suffix
   @photo.png      the same, always taken for a file
   text:photo.png  always taken for words
   -               words from standard input
@@ -35,11 +38,11 @@ SYNTAX = """Parts:
 
 
 def modality_of_path(path: Path) -> str | None:
-    """The modality whose files have this suffix."""
+    """The kind of medium whose files have this suffix: a modality, or "video"."""
     return next((name for name, suffixes in SUFFIXES.items() if path.suffix.lower() in suffixes), None)
 
 
-def read_part(argument: str) -> str | Image | Audio:
+def read_part(argument: str) -> str | Medium:
     """One part as typed.
 
     Raises:
@@ -61,26 +64,30 @@ def read_part(argument: str) -> str | Image | Audio:
     return read_medium(argument)
 
 
-def read_medium(name: str, modality: str | None = None) -> Image | Audio:
+def read_medium(name: str, modality: str | None = None) -> Medium:
     """A file as a part; its bytes are read later, when the model needs them."""
     path = Path(os.path.expanduser(name))  # Path.expanduser raises for a user it does not know
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{name or '@'}: no such file; check the path (relative to {Path.cwd()})")
-    modality = modality or modality_of_path(path)
-    if modality is None:
+    chosen = modality or modality_of_path(path)
+    if chosen is None:
         known = " ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
         raise ValueError(
-            f"{name}: the suffix {path.suffix!r} is of no known picture or sound; expected {known}"
+            f"{name}: the suffix {path.suffix!r} is of no known picture, sound or video; expected {known}"
         )
-    return PARTS[modality](path)
+    if not modality and path.suffix.lower() == ".webm" and count_tracks(path.read_bytes())[0]:
+        chosen = "video"
+    return PARTS[chosen](path)
 
 
-def check_part(part: str | Image | Audio) -> str | Image | Audio:
+def check_part(part: str | Medium) -> str | Medium:
     """Decode a medium, so that a broken file is told at once, before a model is loaded or more is typed."""
     if isinstance(part, Image):
         part.pixels()
     elif isinstance(part, Audio):
         part.waveform()
+    elif isinstance(part, Video):
+        part.frames()
     return part
 
 

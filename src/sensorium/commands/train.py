@@ -21,7 +21,7 @@ DESCRIPTION = """Train a recipe, or resume a run:
   sensorium train RECIPE --out FOLDER [--KEY VALUE ...]
   sensorium train [RECIPE] --resume --out FOLDER [--KEY VALUE ...]
 
-Recipes: {recipes}. Every key of the configuration is an option, such as --train.lr 1e-3,
+Recipes: {recipes}; `sensorium train vocoder` trains what turns spectrograms into sound. Every key of the configuration is an option, such as --train.lr 1e-3,
 --data.row-length 192, --model.modalities.image.max-size 64 64 (`sensorium train {first} --help` lists them).
 
 --resume continues exactly, with the saved configuration. What is named beside it, a recipe or a key, must
@@ -47,6 +47,7 @@ BUDGET_KEYS = (
 )
 # Not config.json: that name would make the run's folder look like a model's.
 RESOLVED = "resolved.json"
+VOCODER = "vocoder"  # not a recipe of the model: its training is its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +91,16 @@ def main(arguments: Sequence[str]) -> int:
     """Train, or resume."""
     words = list(arguments)
     recipe = words.pop(0) if words and not words[0].startswith("-") else ""
+    if recipe == VOCODER:
+        from sensorium.commands.train_vocoder import main as train_vocoder
+
+        return train_vocoder(words)
     if help_only(words) and not recipe:
         run_tyro(RunOptions, words, verb="train", description=_description())
     resume = "--resume" in words
     if not recipe and not resume:
         raise ValueError(
-            f"no recipe is named; give one of {', '.join(recipes.RECIPES)}, or --resume with --out"
+            f"no recipe is named; give one of {', '.join(recipes.RECIPES)} or {VOCODER}, or --resume with --out"
         )
     start = recipes.get(recipe) if recipe else _saved_config(_folder(words))
     verb = f"train {recipe}".strip()

@@ -8,6 +8,7 @@ A template is a list of lines, one line a document, and words to choose from.
     {chat}         the sample's messages, media and all;     and the name in it
                    media in an assistant's turn are generated
     {chunks}       its sound in pieces of a second; after each what has been said by its end, and <wait>
+    {spoken}       its sound in pieces as its segments say, each to be generated after its words
     {timeline}     its segments as lines "1.5s text"         {ask}  any other name: drawn from the template's words
     <emb:a>        the token whose state embeds the media side of a pair; <emb:b> the text side
     <eos> <user> <assistant>  control tokens                 anything else is text as it stands
@@ -43,7 +44,20 @@ LANGUAGE_NAMES = {
 CHUNK_PATCHES = 16  # about a second of sound: what a live caption waits for
 _PIECE = re.compile(r"(\{[a-z_]+(?::[a-z]+)?!?\}|<[a-z]+(?::[ab])?!?>)")
 _SLOTS = (
-    *("media", "image", "audio", "video", "target", "text", "language", "name", "chat", "chunks", "timeline"),
+    *(
+        "media",
+        "image",
+        "audio",
+        "video",
+        "target",
+        "text",
+        "language",
+        "name",
+        "chat",
+        "chunks",
+        "timeline",
+        "spoken",
+    ),
 )
 
 
@@ -131,6 +145,8 @@ class _Filling:
             return self._chat()
         if slot == "chunks":
             return self._chunks()
+        if slot == "spoken":
+            return self._spoken()
         text = self._timeline() if slot == "timeline" else self.texts[slot]
         if not text and slot in ("text", "name"):  # the model would learn to say nothing
             raise ValueError(
@@ -173,6 +189,28 @@ class _Filling:
             out.append(TextSegment([*self.tokenizer.encode(text), closing], supervised=True))
         return out
 
+    def _spoken(self) -> list[Segment | str]:
+        """``say words <emb> <audio> <n> [sound] say words <emb> <audio> <n> [sound] ...``: speech in pieces."""
+        sound = next((m for m in self.sample.media if m.modality == "audio"), None)
+        if sound is None:
+            raise self._lacks("{spoken}", "audio")
+        num_frames, patch_s = sound.clean_CHW.shape[1], sound.patch[0] * HOP_LENGTH / SAMPLE_RATE
+        said = self.sample.segments or [{"end_s": float("inf"), "text": self.sample.text}]
+        out: list[Segment | str] = []
+        start = 0
+        for index, segment in enumerate(sorted(said, key=lambda s: s["end_s"])):
+            last = index + 1 == len(said)
+            end = num_frames if last else min(num_frames, round(segment["end_s"] / patch_s) * sound.patch[0])
+            if end <= start or not segment["text"].strip():
+                continue
+            piece = Medium("audio", sound.clean_CHW[:, start:end], sound.seen_CHW[:, start:end], sound.patch)
+            words = [] if self.dropped else [f"say {segment['text'].strip()}"]
+            out += [*words, EmbSegment(), *_generated(piece, self.tokenizer)]
+            start = end
+        if not out:
+            raise self._lacks("{spoken}", "words")
+        return out
+
     def _timeline(self) -> str:
         if not self.sample.segments:
             raise self._lacks("{timeline}", "segments")
@@ -190,8 +228,13 @@ def _context(medium: Medium) -> list[Segment | str]:
         return [medium.segment(noisy=False)]
     out: list[Segment | str] = []
     for frame, time_s in zip(medium.frames, medium.times_s, strict=True):
-        out += [f"{time_s:.1f}s", frame.segment(noisy=False)]
+        out += [frame_time(time_s), frame.segment(noisy=False)]
     return out
+
+
+def frame_time(time_s: float) -> str:
+    """What stands before a frame of a video."""
+    return f"{time_s:.1f}s"
 
 
 def _generated(medium: Medium, tokenizer: Tokenizer) -> list[Segment | str]:
@@ -247,7 +290,7 @@ def build_documents(
     )
     documents = []
     for line in template.documents:
-        generates = "{target" in line or ("{chat}" in line and generates_chat)
+        generates = "{target" in line or "{spoken" in line or ("{chat}" in line and generates_chat)
         dropped = generates and rng.random() < condition_dropout
         blind = not generates and "{chat}" in line and rng.random() < media_dropout
         filling = _Filling(sample, tokenizer, texts, dropped, blind)

@@ -1,7 +1,7 @@
 """The door of the Python interface: ``sm.load()`` returns a ``Model`` that generates and embeds."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,15 @@ from sensorium.generate.engine import Engine
 from sensorium.generate.handle import Handle, OnEvent
 from sensorium.generate.pictures import Edit, pixel_grid, to_part
 from sensorium.generate.prompt import Part, Prompt, read_parts, read_prompt, without_media, without_text
-from sensorium.generate.requests import Answer, Media, MediaOptions, Request, Text, TextOptions
+from sensorium.generate.requests import Answer, Media, MediaOptions, Request, Text, TextOptions, check_known
+from sensorium.generate.speech import MelToSound, speak
+from sensorium.generate.streaming import Block, Heard, ListenOptions, Seen, listen, watch
+from sensorium.media.audio import SAMPLE_RATE, griffin_lim
 from sensorium.media.modality import modality_of
-from sensorium.media.parts import Audio, Image
+from sensorium.media.parts import Audio, Image, Video
 from sensorium.model.sensorium import Sensorium
 from sensorium.pretrained import load_model, save_model
+from sensorium.pretrained.vocos import load_vocoder
 from sensorium.sequence.document import EmbSegment, Segment, num_positions
 from sensorium.sequence.tokenizer import Tokenizer
 
@@ -33,6 +37,8 @@ class Model:
 
     def __init__(self, model: Sensorium, tokenizer: Tokenizer, config: RunConfig) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.vocoder: MelToSound = griffin_lim
+        self.vocoder_reach = 4  # frames on either side that a sample depends on, about
 
     @cached_property
     def engine(self) -> Engine:
@@ -49,6 +55,18 @@ class Model:
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_model(Path(folder), self.model.state_dict(), self.config, self.tokenizer)
 
+    def use_vocoder(self, path: str | Path) -> None:
+        """Turn spectrograms into sound with a vocoder instead of Griffin-Lim.
+
+        Args:
+            path: weights of ``sensorium train vocoder``, or public Vocos weights.
+
+        Raises:
+            FileNotFoundError, ValueError: there are none, or they are damaged or of another kind.
+        """
+        vocoder = load_vocoder(path)
+        self.vocoder, self.vocoder_reach = vocoder.sound, vocoder.reach
+
     def generate(
         self, prompt: Prompt, output: Output = "text", *, stream: bool = False, n: int = 1, **options: Any
     ) -> Any:
@@ -58,7 +76,8 @@ class Model:
             prompt: text, a medium, a list of both in any order, or a list of messages (``role``,
                 ``content``).
             output: "text", "image", "audio", or "interleaved" (text in which the model may draw and sound).
-            stream: return an iterator: pieces of text; for media, previews (every ``preview_every`` steps) and at
+            stream: return an iterator: pieces of text; words spoken, sound piece by piece (the words may then be an
+                iterator too, see ``speech.speak``); for other media, previews (every ``preview_every`` steps) and at
                 last the medium; for interleaved answers, all of these.
             n: give a list of so many answers, with the seeds ``seed``, ``seed + 1``, ...
             options: see ``request``.
@@ -70,10 +89,13 @@ class Model:
         Raises:
             ValueError: an empty prompt, an unknown option or output; the message names it.
         """
+        if stream and n != 1:
+            raise ValueError("stream=True gives one answer; call submit for several at once")
+        words = _words(prompt) if stream and output == "audio" else None
+        if words is not None and not WHOLE_SOUND & options.keys():
+            return speak(self, words, **options)
         request = self.request(prompt, output, n=n, **options)
         if stream:
-            if n != 1:
-                raise ValueError("stream=True gives one answer; call submit for several at once")
             return self._stream(self.engine.submit(request))
         answers = [self._result(output, answer) for answer in self.engine.generate([request])]
         return answers if n > 1 else answers[0]
@@ -82,6 +104,40 @@ class Model:
         """Answer several prompts together; each answer is what it would be alone."""
         requests = [self.request(prompt, output, **options) for prompt in prompts]
         return [self._result(output, answer) for answer in self.engine.generate(requests)]
+
+    def listen(
+        self, sound: Iterable[Block] | Audio, *, sample_rate: int = SAMPLE_RATE, **options: Any
+    ) -> Iterator[Heard]:
+        """Captions of a sound while it arrives.
+
+        Args:
+            sound: blocks of any length: float samples ``[n]`` or ``[n, channels]`` in [-1, 1], int16 samples or bytes,
+                pairs (samples, rate), ``sm.Audio``; or one ``sm.Audio``, heard to its end.
+            sample_rate: of blocks that do not say, in Hz.
+            options: fields of ``ListenOptions``: policy, ask, detect, window_s, step_s, max_tokens.
+
+        Returns:
+            an iterator of ``Heard``: partial events whose certain text only grows, and a final one for each piece of
+            speech. Silence gives none.
+
+        Raises:
+            ValueError: the model does not hear, an option is unknown, or a block cannot be read.
+        """
+        check_known(options, ListenOptions)
+        return listen(self, sound, ListenOptions(**options), sample_rate=sample_rate)
+
+    def watch(self, video: Video | Iterable[Any], **options: Any) -> Iterator[Seen]:
+        """A running description of a video while it arrives.
+
+        Args:
+            video: frames (``sm.Image``, Pillow pictures or uint8 arrays) with ``fps``, or pairs (seconds, frame); or
+                an ``sm.Video``.
+            options: fps; every_s, between descriptions; max_frames of each; ask, the question; max_tokens.
+
+        Returns:
+            an iterator of ``Seen``, one for each stretch of ``every_s`` seconds.
+        """
+        return watch(self, video, **options)
 
     def submit(
         self, prompt: Prompt, output: Output = "text", *, on_event: OnEvent | None = None, **options: Any
@@ -138,7 +194,7 @@ class Model:
             without_media=bare if guided and len(bare) < len(wordless) else None,
             source=None if edit is None else edit.array,
             mask=None if edit is None else edit.mask_HW,
-            to_part=to_part(self.config, chosen, edit, (rest.get("width"), rest.get("height"))),
+            to_part=to_part(self.config, chosen, edit, (rest.get("width"), rest.get("height")), self.vocoder),
         )
 
     def embed(self, items: Sequence[Part | Sequence[Part]], *, batch_tokens: int = 8192) -> np.ndarray:
@@ -154,7 +210,7 @@ class Model:
         Raises:
             ValueError: an empty item, or one part that is not in a list.
         """
-        if isinstance(items, str) or modality_of(items):
+        if isinstance(items, str | Video) or modality_of(items):
             raise ValueError(
                 f"embed takes a list of parts and was given one {type(items).__name__}; wrap it in a list"
             )
@@ -201,6 +257,7 @@ class Model:
         return (max(1, round(duration_s / patch_s)), 1)
 
 
+WHOLE_SOUND = {"duration_s", "grid", "preview_every"}  # these ask for one sound, not for pieces
 REQUEST_OPTIONS = ("negative_prompt", "duration_s", "width", "height", "source", "mask")
 
 
@@ -214,9 +271,7 @@ def _split_options(
         "text": of_text,
         "interleaved": [*of_text, *of_media, "negative_prompt"],
     }.get(output, [*of_media, *REQUEST_OPTIONS])
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; known here are {', '.join(dict.fromkeys(known))}")
+    check_known(values, more=known)
     lists = {
         name: tuple(values[name]) for name in ("stop", "stop_tokens", "choices") if _is_list(values.get(name))
     }
@@ -225,6 +280,14 @@ def _split_options(
         {name: value for name, value in values.items() if name in names}
         for names in (of_text if output in ("text", "interleaved") else (), of_media, REQUEST_OPTIONS)
     )  # type: ignore[return-value]
+
+
+def _words(prompt: Any) -> str | Iterable[str] | None:
+    """Words that are all there, or still arriving; None where the prompt has anything else."""
+    if isinstance(prompt, str | Iterator):
+        return prompt
+    is_text = isinstance(prompt, Sequence) and all(isinstance(part, str) for part in prompt)
+    return "".join(prompt) if is_text and prompt else None
 
 
 def _is_list(value: Any) -> bool:
@@ -253,4 +316,4 @@ def load(path: str | Path | None = None) -> Model:
     return Model.from_pretrained(folder)
 
 
-__all__ = ["Audio", "Image", "Model", "load"]
+__all__ = ["Audio", "Image", "Model", "Video", "load"]

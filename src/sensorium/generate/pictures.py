@@ -1,5 +1,6 @@
 """Pictures as users speak of them: sizes in pixels, a source to start from, a mask at the source's own resolution."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from sensorium.config import ModelConfig, RunConfig
 from sensorium.generate.requests import MediaOptions, ToPart
+from sensorium.media.audio import SAMPLE_RATE, denormalize_mel
 from sensorium.media.image import resize_image
 from sensorium.media.modality import get_modality
-from sensorium.media.parts import Image
+from sensorium.media.parts import Audio, Image
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,25 @@ def pixel_grid(config: ModelConfig, output: str, width: int | None, height: int 
 
 
 def to_part(
-    config: RunConfig, options: MediaOptions, edit: Edit | None, size: tuple[int | None, int | None]
+    config: RunConfig,
+    options: MediaOptions,
+    edit: Edit | None,
+    size: tuple[int | None, int | None],
+    vocoder: Callable[[np.ndarray], np.ndarray],
 ) -> ToPart:
     """What makes the user's picture or sound of an array ``[C, H, W]``.
 
     Args:
         size: width and height in pixels, if they were asked for: what patches add is cut off.
+        vocoder: log-mel ``[F, 100]`` -> waveform.
     """
     marks = {"generator": "sensorium", "model": config.name, "seed": str(options.seed)}
 
     def make(modality: str, array: Tensor) -> Any:
-        part = get_modality(modality).from_array(array.float().cpu().numpy(), marks)
+        values = array.float().cpu().numpy()
+        if modality == "audio":
+            return Audio((vocoder(denormalize_mel(values[0])), SAMPLE_RATE), generated=marks)
+        part = get_modality(modality).from_array(values, marks)
         if not isinstance(part, Image):
             return part
         if edit is not None and edit.mask is not None:

@@ -1,16 +1,18 @@
 """What a user hands in -> segments, in the same forms that training uses (see ``data.templates``)."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from sensorium.config import ModelConfig
-from sensorium.data.templates import merge_text
+from sensorium.data.templates import frame_time, merge_text
+from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
 from sensorium.media.modality import get_modality, modality_of
-from sensorium.media.parts import Audio, Image
+from sensorium.media.parts import Audio, Image, Video
 from sensorium.sequence.document import EmbSegment, MediaSegment, Segment, TextSegment
 from sensorium.sequence.tokenizer import Tokenizer
 
-Part = str | Image | Audio
+Part = str | Image | Audio | Video
 Prompt = Part | Sequence[Part] | Sequence[dict[str, Any]]
 
 
@@ -20,7 +22,8 @@ def read_parts(prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer) -> lis
     Raises:
         ValueError: the prompt is empty, a part is of an unknown kind, or the model lacks its modality.
     """
-    parts = [prompt] if isinstance(prompt, str) or modality_of(prompt) else list(prompt)  # type: ignore[arg-type]
+    alone = isinstance(prompt, str | Video) or modality_of(prompt) is not None
+    parts = [prompt] if alone else list(prompt)  # type: ignore[arg-type]
     segments: list[Segment] = []
     for part in parts:
         modality = modality_of(part)
@@ -28,14 +31,36 @@ def read_parts(prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer) -> lis
             segments.append(_media_segment(part, modality.name, config))
         elif isinstance(part, str):
             segments.append(TextSegment(tokenizer.encode(part)))
+        elif isinstance(part, Video):
+            segments += _video_segments(part, config, tokenizer)
         else:
             raise ValueError(
-                f"a prompt part is a {type(part).__name__}; expected text, sm.Image(...) or sm.Audio(...): "
-                "wrap it first"
+                f"a prompt part is a {type(part).__name__}; expected text, sm.Image(...), sm.Audio(...) or "
+                "sm.Video(...): wrap it first"
             )
     segments = merge_text(segments)
     if not segments:
         raise ValueError("the prompt is empty; give some text, a picture or a sound")
+    return segments
+
+
+def _video_segments(video: Video, config: ModelConfig, tokenizer: Tokenizer) -> list[Segment]:
+    """The sound track, then every frame after its time: what ``{media}`` makes of a sample with both."""
+    segments: list[Segment] = []
+    frames, times_s = video.frames()
+    wave = video.waveform() if video.sound and "audio" in config.modalities else None
+    if wave is not None:
+        longest = config.modalities["audio"].max_size[0] * HOP_LENGTH
+        if wave.size > longest:
+            warnings.warn(
+                f"{video!r}: of its sound the model hears the first {longest / SAMPLE_RATE:.2f} of "
+                f"{wave.size / SAMPLE_RATE:.2f} s",
+                stacklevel=2,
+            )
+        segments.append(_media_segment(Audio((wave, SAMPLE_RATE)), "audio", config))
+    for frame, time_s in zip(frames, times_s, strict=True):
+        segments.append(TextSegment(tokenizer.encode(frame_time(float(time_s)))))
+        segments.append(_media_segment(Image(frame), "image", config))
     return segments
 
 
@@ -64,7 +89,9 @@ def read_prompt(prompt: Prompt, output: str, config: ModelConfig, tokenizer: Tok
     ):
         return _read_messages(prompt, config, tokenizer)  # type: ignore[arg-type]
     segments = read_parts(prompt, config, tokenizer)
-    media = [isinstance(s, MediaSegment) for s in segments]
+    # A video's times are no words: nobody has asked anything of it yet.
+    parts = [prompt] if isinstance(prompt, str | Video) or modality_of(prompt) else list(prompt)  # type: ignore[arg-type]
+    media = [not isinstance(part, str) for part in parts]
     if (all(media) and output == "text") or (not any(media) and output not in ("text", "interleaved")):
         return [*segments, EmbSegment()]
     return [*segments, TextSegment([tokenizer.assistant])]

@@ -1,7 +1,7 @@
 """What is asked of the engine and what it answers: options, requests, events, answers."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -226,3 +226,11 @@ class Answer:
             self.parts.append(event)
         elif isinstance(event, Finished):
             self.finish_reason, self.stop_token = event.reason, event.stop_token
+
+
+def check_known(options: Mapping[str, Any], *classes: type, more: Sequence[str] = ()) -> None:
+    """Raise ValueError for an option that is no field of these classes, listing those that are."""
+    known = [*(field.name for cls in classes for field in fields(cls)), *more]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r}; known here are {', '.join(dict.fromkeys(known))}")

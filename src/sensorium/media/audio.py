@@ -330,7 +330,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     mel = np.empty((len(frames), NUM_MELS), np.float32)
     for start in range(0, len(frames), 1024):  # bounds memory on long sounds
         part = slice(start, start + 1024)
-        mel[part] = np.abs(np.fft.rfft(frames[part] * _window())) @ _mel_filters()
+        mel[part] = np.abs(np.fft.rfft(frames[part] * _window())) @ mel_filters()
     return np.log(np.maximum(mel, np.float32(MEL_FLOOR)))
 
 
@@ -403,7 +403,7 @@ def _window() -> np.ndarray:
 
 
 @functools.cache
-def _mel_filters() -> np.ndarray:
+def mel_filters() -> np.ndarray:
     """Triangles of height 1 on the HTK mel scale over 0 to 12 kHz, float32 ``[513, 100]``."""
     bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
     edges = 700 * (10 ** np.linspace(0, np.log10(1 + SAMPLE_RATE / 2 / 700), NUM_MELS + 2) - 1)
@@ -415,7 +415,7 @@ def _mel_filters() -> np.ndarray:
 
 @functools.cache
 def _mel_pseudo_inverse() -> np.ndarray:
-    return np.linalg.pinv(_mel_filters().astype(np.float64)).astype(np.float32)
+    return np.linalg.pinv(mel_filters().astype(np.float64)).astype(np.float32)
 
 
 def _mel_to_magnitude(mel: np.ndarray, num_iters: int = 20) -> np.ndarray:
@@ -423,7 +423,7 @@ def _mel_to_magnitude(mel: np.ndarray, num_iters: int = 20) -> np.ndarray:
 
     Source: multiplicative updates (Lee and Seung 2001, eq. 4) from the clipped pseudo-inverse.
     """
-    filters = _mel_filters()
+    filters = mel_filters()
     target = mel @ filters.T
     magnitude = np.maximum(mel @ _mel_pseudo_inverse(), target * np.float32(1e-3)) + np.float32(1e-10)
     for _ in range(num_iters):

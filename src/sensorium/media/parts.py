@@ -1,16 +1,16 @@
-"""What a user hands to ``generate`` and ``embed`` and gets back: a picture or a sound from anywhere."""
+"""What a user hands to ``generate`` and ``embed`` and gets back: a picture, a sound or a video from anywhere."""
 
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image as pillow
 
-from sensorium.media import audio, image
+from sensorium.media import audio, image, video
 from sensorium.media.errors import MediaError
 
 SOFTWARE = "sensorium"
@@ -143,6 +143,77 @@ class Audio:
 
     def __repr__(self) -> str:
         return f"Audio({_describe(self.source)})"
+
+
+class Video:
+    """A video, with the sound it has. Files are read when frames or sound are asked for, not before.
+
+    Args:
+        source: a path, encoded bytes (MP4, MOV, MKV, WebM, animated GIF, WebP or PNG), or a list of frames of one
+            size (``sm.Image``, Pillow pictures or uint8 arrays).
+        fps: frames per second of a list of frames.
+        max_frames: frames that the model sees, evenly spaced: each one costs as much as a picture.
+        max_fps: of them per second, at most.
+        sound: whether the model hears the sound track too.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | bytes | Sequence[Any],
+        *,
+        fps: float = 0.0,
+        max_frames: int = 8,
+        max_fps: float = 8.0,
+        sound: bool = True,
+    ) -> None:
+        if isinstance(source, bytearray | memoryview):
+            source = bytes(source)
+        is_list = not isinstance(source, str | Path | bytes)
+        if is_list and (not isinstance(source, list | tuple | np.ndarray) or len(source) == 0):
+            raise TypeError(
+                f"Video was given a {type(source).__name__}; expected a path, bytes, or a list of frames"
+            )
+        if is_list != (fps > 0):
+            raise ValueError("a list of frames needs fps, their number per second; a file has its own")
+        if max_frames < 1 or max_fps <= 0:
+            raise ValueError(f"max_frames {max_frames}, max_fps {max_fps}: expected at least 1, and above 0")
+        self.source, self.fps, self.sound = source, fps, sound
+        self.limits = video.VideoLimits(max_frames=max_frames, max_fps=max_fps)
+
+    def frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 ``[F, H, W, 3]`` and the time of each frame in seconds from the start, float64 ``[F]``."""
+        if isinstance(self.source, str | Path | bytes):
+            data, name = self._read()
+            return video.decode_video(data, name=name, limits=self.limits)
+        return video.spaced(self.stream(), "video", self.limits)
+
+    def stream(self) -> Iterator[tuple[float, np.ndarray]]:
+        """All frames, one after another, with their times in seconds: none is left out, none is kept."""
+        if isinstance(self.source, str | Path | bytes):
+            data, name = self._read()
+            return video.stream_video(data, name=name, limits=self.limits)
+        return ((n / self.fps, _frame(frame)) for n, frame in enumerate(self.source))
+
+    def waveform(self) -> np.ndarray | None:
+        """The sound track, mono at 24 kHz, float32 ``[N]``; None where there is none."""
+        if not isinstance(self.source, str | Path | bytes):
+            return None
+        data, name = self._read()
+        return video.decode_soundtrack(data, name=name, limits=self.limits)
+
+    def _read(self) -> tuple[bytes, str]:
+        assert isinstance(self.source, str | Path | bytes)
+        return _read(self.source, "video", self.limits.max_bytes)
+
+    def __repr__(self) -> str:
+        if isinstance(self.source, str | Path | bytes):
+            return f"Video({_describe(self.source)})"
+        return f"Video({len(self.source)} frames at {self.fps:g} a second)"
+
+
+def _frame(frame: Any) -> np.ndarray:
+    picture = frame if isinstance(frame, Image) else Image(frame)
+    return picture.pixels()
 
 
 def _mark(generated: Mapping[str, str] | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Videos: encoded bytes to a bounded number of RGB frames with their times.
+"""Videos: encoded bytes to a bounded number of RGB frames with their times, and to their sound.
 
 Frames are decoded one after another and only those that are kept stay in memory: when the budget of frames is
 reached, every second one is dropped and the distance between the rest doubles, so a video of any length gives
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from sensorium.media.audio import check_webm
+from sensorium.media.audio import AudioLimits, check_webm, decode_audio
 from sensorium.media.errors import MediaError, describe_bytes
 from sensorium.media.image import MIB, read_animation, to_rgb, too_many_bytes
 
@@ -62,6 +62,16 @@ def decode_video(
     Raises:
         MediaError: empty, too large, of another format, without a picture track, truncated or damaged.
     """
+    return spaced(stream_video(data, name=name, limits=limits), name, limits)
+
+
+def stream_video(
+    data: bytes, *, name: str = "video", limits: VideoLimits = DEFAULT_LIMITS
+) -> Iterator[tuple[float, np.ndarray]]:
+    """All frames of a video, each with its time in seconds from the start, one at a time.
+
+    Args and errors: as of ``decode_video``; of the limits, those on frames do not count.
+    """
     if not data:
         raise MediaError(name, "is empty (0 bytes)", _FORMATS, "write or send the file again")
     if len(data) > limits.max_bytes:
@@ -74,10 +84,9 @@ def decode_video(
             raise EOFError("the end of the file is missing")
         if kind == "WEBM":
             check_webm(data, name, "video")
-        frames = (
+        yield from (
             _av_frames(data, name, kind, limits) if kind in _DEMUXERS else _still_frames(data, name, limits)
         )
-        return _spaced(frames, name, limits)
     except MediaError:
         raise
     except Exception as error:  # decoders raise anything on damaged files
@@ -85,6 +94,35 @@ def decode_video(
         reason = words.strip().rstrip(".").replace("\n", " ")
         found = f"is a damaged or truncated {kind} video ({reason})"
         raise MediaError(name, found, "expected one that decodes to its end", _MEND) from error
+
+
+def decode_soundtrack(
+    data: bytes, *, name: str = "video", limits: VideoLimits = DEFAULT_LIMITS
+) -> np.ndarray | None:
+    """The sound of a video, float32 ``[N]`` at 24 kHz; None where it has no sound track.
+
+    Raises:
+        MediaError: the sound track is damaged, too long or too large.
+    """
+    if not count_tracks(data)[1]:
+        return None
+    kept = AudioLimits(max_duration_s=limits.max_duration_s, max_bytes=limits.max_bytes)
+    return decode_audio(data, name=name, limits=kept)
+
+
+def count_tracks(data: bytes) -> tuple[int, int]:
+    """Picture and sound tracks of an MP4 or WebM; (0, 0) for anything else."""
+    import av
+
+    kind = _sniff(data)
+    if kind not in _DEMUXERS:
+        return 0, 0
+    options = {"format_whitelist": _DEMUXERS[kind], "protocol_whitelist": "", "codec_whitelist": _DECODERS}
+    try:
+        with av.open(io.BytesIO(data), "r", format=_DEMUXERS[kind], container_options=options) as container:
+            return len(container.streams.video), len(container.streams.audio)
+    except av.FFmpegError:  # whoever decodes it will say what is wrong with it
+        return 0, 0
 
 
 def _sniff(data: bytes) -> str:
@@ -97,10 +135,17 @@ def _sniff(data: bytes) -> str:
     return next((k for m, k in ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF8", "GIF")) if data.startswith(m)), "")
 
 
-def _spaced(
+def spaced(
     frames: Iterator[tuple[float, np.ndarray]], name: str, limits: VideoLimits
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keep frames at least ``step`` seconds apart; ``step`` doubles whenever there are too many."""
+    """Keep frames evenly spaced within the limits: at least ``step`` seconds apart, doubled whenever there are too many.
+
+    Args:
+        frames: times in seconds, rising, and uint8 ``[H, W, 3]``.
+
+    Returns:
+        uint8 ``[F, H, W, 3]`` and float64 ``[F]``.
+    """
     step = 1 / limits.max_fps
     kept: list[tuple[float, np.ndarray]] = []
     due = 0.0
