@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from sensorium.config import ModelConfig
 from sensorium.model.kv_cache import LayerCache
+from sensorium.sequence.mask import DocumentGroups
+
+Mask = Tensor | DocumentGroups | None
 
 
 class RMSNorm(nn.Module):
@@ -46,6 +49,26 @@ def apply_rope(x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x_BNTH * cos + torch.cat([-second, first], dim=-1) * sin
 
 
+def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask: Mask) -> Tensor:
+    """Softmax attention, each kv head serving N / K query heads -> ``[B, N, T, H]``.
+
+    Args:
+        mask: bool, broadcastable to ``[B, N, T, S]``, True where a query may see a key; None: no mask;
+            ``DocumentGroups``: B is 1 and T the N positions of the groups, each of which is attended on its own.
+    """
+    if isinstance(mask, DocumentGroups):
+        sizes = [group.shape[0] * group.shape[-1] for group in mask.masks]
+        parts = zip(*(x[0].split(sizes, dim=1) for x in (q_BNTH, k_BKSH, v_BKSH)), mask.masks, strict=True)
+        out = [attend(*(_rows(x, len(group)) for x in (q, k, v)), group) for q, k, v, group in parts]
+        return torch.cat([x.transpose(0, 1).flatten(1, 2) for x in out], dim=1)[None]
+    return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, enable_gqa=True)
+
+
+def _rows(x_NTH: Tensor, num_rows: int) -> Tensor:
+    """Positions one after the other -> ``[num_rows, N, length, H]``."""
+    return x_NTH.unflatten(1, (num_rows, -1)).transpose(0, 1)
+
+
 class Attention(nn.Module):
     """Grouped-query attention (arXiv 2305.13245) with per-head QK-norm and rotary positions."""
 
@@ -64,13 +87,9 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: LayerCache | None = None
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Mask, cache: LayerCache | None = None
     ) -> Tensor:
-        """Attend within x, or over the cache, which then takes x in first.
-
-        Args:
-            mask: bool, broadcastable to ``[B, N, T, S]``; True where a query may see a key; None: no mask.
-        """
+        """Attend within x, or over the cache, which then takes x in first."""
         B, T, _ = x_BTD.shape
         q_BNTH = self.q_norm(self.q_proj(x_BTD).view(B, T, self.num_heads, self.head_dim)).transpose(1, 2)
         k_BKTH = self.k_norm(self.k_proj(x_BTD).view(B, T, self.num_kv_heads, self.head_dim)).transpose(1, 2)
@@ -78,10 +97,7 @@ class Attention(nn.Module):
         q_BNTH, k_BKTH = apply_rope(q_BNTH, *rope), apply_rope(k_BKTH, *rope)
         if cache is not None:
             k_BKTH, v_BKTH = cache.put(k_BKTH, v_BKTH)
-        repeats = self.num_heads // self.num_kv_heads
-        if repeats > 1:
-            k_BKTH, v_BKTH = k_BKTH.repeat_interleave(repeats, 1), v_BKTH.repeat_interleave(repeats, 1)
-        out_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, attn_mask=mask)
+        out_BNTH = attend(q_BNTH, k_BKTH, v_BKTH, mask)
         return self.o_proj(out_BNTH.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -119,11 +135,11 @@ class Block(nn.Module):
         self,
         x_BTD: Tensor,
         rope: tuple[Tensor, Tensor],
-        mask: Tensor | None,
+        mask: Mask,
         is_noisy_BT: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """Shapes as in ``Attention.forward``; ``is_noisy`` chooses the feed-forward."""
+        """Shapes as in ``attend``; ``is_noisy`` chooses the feed-forward."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, mask, cache)
         h_BTD = self.post_attention_layernorm(x_BTD)
         if self.noisy_mlp is None or is_noisy_BT is None:

@@ -15,8 +15,8 @@ from sensorium.config import ModelConfig
 from sensorium.media.modality import get_modality
 from sensorium.model.flow import Noise, add_noise
 from sensorium.model.kv_cache import KVCache
-from sensorium.model.layers import Block, RMSNorm, rope_tables
-from sensorium.sequence.mask import attention_mask
+from sensorium.model.layers import Block, Mask, RMSNorm, rope_tables
+from sensorium.sequence.mask import group_documents
 from sensorium.sequence.packing import Batch, MediaBatch
 
 
@@ -81,8 +81,10 @@ class Sensorium(nn.Module):
             for name, media in batch.targets.items()
         }
         x_BTD = self.embed(batch, noisy)
-        mask = attention_mask(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
-        return self.trunk(x_BTD, batch.positions_BT3, mask, batch.is_noisy_BT)
+        groups = group_documents(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
+        x_1ND, positions_1N3 = (a.flatten(0, 1)[groups.index_N][None] for a in (x_BTD, batch.positions_BT3))
+        is_noisy_1N = batch.is_noisy_BT.flatten()[groups.index_N][None]
+        return self.trunk(x_1ND, positions_1N3, groups, is_noisy_1N)[0][groups.inverse_BT]
 
     def embed(self, batch: Batch, noisy: dict[str, NoisyMedia]) -> Tensor:
         """Tokens, clean media and noisy media -> embeds ``[B, T, D]``."""
@@ -110,7 +112,7 @@ class Sensorium(nn.Module):
         self,
         x_BTD: Tensor,
         positions_BT3: Tensor,
-        mask: Tensor,
+        mask: Mask,
         is_noisy_BT: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
