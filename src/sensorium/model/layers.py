@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sensorium.config import ModelConfig
+from sensorium.model.kernels import RMSNormFunction, TurnFunction
 from sensorium.model.kv_cache import LayerCache
 from sensorium.sequence.mask import DocumentGroups
 
@@ -24,7 +25,14 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape ending in dim -> the same shape."""
+        if training_on_cpu(x):
+            return RMSNormFunction.apply(x, self.weight, self.eps)  # type: ignore[no-any-return]
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def training_on_cpu(x: Tensor) -> bool:
+    """Whether the functions of ``kernels`` are the fast ones."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled()
 
 
 def rope_tables(positions_BT3: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -45,6 +53,8 @@ def rope_tables(positions_BT3: Tensor, head_dim: int, theta: float) -> tuple[Ten
 
 def apply_rope(x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn pairs (i, i + H/2), the "rotate half" layout of Llama and Qwen."""
+    if training_on_cpu(x_BNTH):
+        return TurnFunction.apply(x_BNTH, cos, sin)  # type: ignore[no-any-return]
     first, second = x_BNTH.chunk(2, dim=-1)
     return x_BNTH * cos + torch.cat([-second, first], dim=-1) * sin
 
@@ -59,7 +69,10 @@ def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask: Mask) -> Tensor
     if isinstance(mask, DocumentGroups):
         sizes = [group.shape[0] * group.shape[-1] for group in mask.masks]
         parts = zip(*(x[0].split(sizes, dim=1) for x in (q_BNTH, k_BKSH, v_BKSH)), mask.masks, strict=True)
-        out = [attend(*(_rows(x, len(group)) for x in (q, k, v)), group) for q, k, v, group in parts]
+        out = [
+            attend(_rows(q, len(group)), _rows(k, len(group)), _rows(v, len(group)), group)
+            for q, k, v, group in parts
+        ]
         return torch.cat([x.transpose(0, 1).flatten(1, 2) for x in out], dim=1)[None]
     return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, enable_gqa=True)
 
@@ -87,9 +100,14 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Mask, cache: LayerCache | None = None
+        self,
+        x_BTD: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Mask,
+        cache: LayerCache | None = None,
+        read_R: Tensor | None = None,
     ) -> Tensor:
-        """Attend within x, or over the cache, which then takes x in first."""
+        """Attend within x, or over the cache, which then takes x in first; of all columns, or of those to be read."""
         B, T, _ = x_BTD.shape
         q_BNTH = self.q_norm(self.q_proj(x_BTD).view(B, T, self.num_heads, self.head_dim)).transpose(1, 2)
         k_BKTH = self.k_norm(self.k_proj(x_BTD).view(B, T, self.num_kv_heads, self.head_dim)).transpose(1, 2)
@@ -98,7 +116,8 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKTH, v_BKTH = cache.put(k_BKTH, v_BKTH)
         out_BNTH = attend(q_BNTH, k_BKTH, v_BKTH, mask)
-        return self.o_proj(out_BNTH.transpose(1, 2).reshape(B, T, -1))
+        out_BTD = out_BNTH.transpose(1, 2).flatten(2)
+        return self.o_proj(out_BTD if read_R is None else out_BTD[:, read_R])
 
 
 class SwiGLU(nn.Module):
@@ -138,9 +157,18 @@ class Block(nn.Module):
         mask: Mask,
         is_noisy_BT: Tensor | None = None,
         cache: LayerCache | None = None,
+        read_R: Tensor | None = None,
     ) -> Tensor:
-        """Shapes as in ``attend``; ``is_noisy`` chooses the feed-forward."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, mask, cache)
+        """Shapes as in ``attend``; ``is_noisy`` chooses the feed-forward.
+
+        Args:
+            read_R: the columns that are wanted; None: all.
+        """
+        attended_BTD = self.self_attn(self.input_layernorm(x_BTD), rope, mask, cache, read_R)
+        if read_R is not None:
+            x_BTD = x_BTD[:, read_R]
+            is_noisy_BT = None if is_noisy_BT is None else is_noisy_BT[:, read_R]
+        x_BTD = x_BTD + attended_BTD
         h_BTD = self.post_attention_layernorm(x_BTD)
         if self.noisy_mlp is None or is_noisy_BT is None:
             return x_BTD + self.mlp(h_BTD)

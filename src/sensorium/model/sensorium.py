@@ -68,11 +68,15 @@ class Sensorium(nn.Module):
         self.logit_bias = nn.Parameter(torch.tensor(start[1]), requires_grad=config.align_loss == "sigmoid")
         self.init_weights()
 
-    def forward(self, batch: Batch, noise: dict[str, Noise] | None = None) -> Tensor:
-        """A packed training batch -> hidden states ``[B, T, D]`` after the final norm.
+    def forward(
+        self, batch: Batch, noise: dict[str, Noise] | None = None, read_R: Tensor | None = None
+    ) -> Tensor:
+        """A packed training batch -> hidden states ``[B, T, D]`` after the final norm, zero on padding.
 
         Args:
             noise: level and noise for each modality that the batch has targets of.
+            read_R: flat positions that are wanted; the others come back as zero, and the last block only makes keys
+                and values of them. None: all.
         """
         noisy = {
             name: NoisyMedia(
@@ -84,7 +88,12 @@ class Sensorium(nn.Module):
         groups = group_documents(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
         x_1ND, positions_1N3 = (a.flatten(0, 1)[groups.index_N][None] for a in (x_BTD, batch.positions_BT3))
         is_noisy_1N = batch.is_noisy_BT.flatten()[groups.index_N][None]
-        return self.trunk(x_1ND, positions_1N3, groups, is_noisy_1N)[0][groups.inverse_BT]
+        if read_R is None:
+            read_R = (batch.doc_id_BT.flatten() >= 0).nonzero()[:, 0]
+        place_R = groups.inverse_BT.flatten()[read_R]
+        hidden_1RD = self.trunk(x_1ND, positions_1N3, groups, is_noisy_1N, read_R=place_R)
+        hidden = x_BTD.new_zeros(x_BTD.shape, dtype=hidden_1RD.dtype).flatten(0, 1)
+        return hidden.index_copy(0, read_R, hidden_1RD[0]).view_as(x_BTD)
 
     def embed(self, batch: Batch, noisy: dict[str, NoisyMedia]) -> Tensor:
         """Tokens, clean media and noisy media -> embeds ``[B, T, D]``."""
@@ -115,12 +124,14 @@ class Sensorium(nn.Module):
         mask: Mask,
         is_noisy_BT: Tensor | None = None,
         cache: KVCache | None = None,
+        read_R: Tensor | None = None,
     ) -> Tensor:
-        """Embeds -> hidden states after the final norm."""
+        """Embeds -> hidden states after the final norm, ``[B, R, D]`` of some columns where ``read_R`` names them."""
         rope = rope_tables(positions_BT3, self.config.head_dim, self.config.rope_theta)
         caches = cache.layers if cache is not None else [None] * len(self.layers)
         for layer, layer_cache in zip(self.layers, caches, strict=True):
-            x_BTD = layer(x_BTD, rope, mask, is_noisy_BT, layer_cache)
+            read = read_R if layer is self.layers[-1] else None
+            x_BTD = layer(x_BTD, rope, mask, is_noisy_BT, layer_cache, read)
         return self.norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:
