@@ -30,9 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SAMPLES, NUM_BATCHES, WARMUP, STEPS = 32, 4, 2, 8
+SAMPLES, NUM_BATCHES, WARMUP = 32, 4, 2
 NAMES = ("ours", "ours, captions", "transformers", "transfusion")
 PATCH, SIDE, DIM, VOCAB = 8, 64, 256, 4096
+RAW_SIDE = 1024
 
 
 @dataclass
@@ -265,3 +266,122 @@ def contender(name: str, device: str, dtype: Any) -> Contender:
     if name == "transfusion":
         return peer_transfusion(device, dtype)
     return ours({"caption": 1} if name == "ours, captions" else {"pair": 1}, device, dtype)
+
+
+def measure(name: str, device: str, dtype_name: str, steps: int) -> None:
+    """Steps after warming up, then plain matrix products, as JSON."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from sensorium.train.optimizer import tune_allocator
+
+    tune_allocator()
+    torch.manual_seed(0)
+    dtype = getattr(torch, dtype_name)
+    it = contender(name, device, dtype)
+    with FlopCounterMode(display=False) as counter:
+        it.step(0)
+    for n in range(1, WARMUP):
+        it.step(n)
+    seconds = []
+    for n in range(steps):
+        seconds.append(_seconds(lambda n=n: it.step(n), device))
+    a = torch.randn(RAW_SIDE, RAW_SIDE, device=device, dtype=dtype)
+    raw = 2 * RAW_SIDE**3 / min(_seconds(lambda: a @ a, device) for _ in range(20)) / 1e9
+    step_s = statistics.median(seconds)
+    # All batches have the same number of samples, and of tokens within a percent.
+    tokens_per_s = statistics.mean(it.num_tokens) / step_s
+    found = {
+        "samples_per_s": statistics.mean(it.num_samples) / step_s,
+        "tokens_per_s": tokens_per_s,
+        "gflop_per_step": counter.get_total_flops() / 1e9,
+        "raw_gflops": raw,
+        "mfu": 100 * counter.get_total_flops() / 1e9 / step_s / raw,
+        "parameters_m": sum(p.numel() for p in it.model.parameters()) / 1e6,
+    }
+    if device == "cuda":
+        found["device_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    print(json.dumps(found))
+
+
+def _seconds(work: Callable[[], Any], device: str) -> float:
+    import torch
+
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    wait()
+    started = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - started
+
+
+METRICS = {
+    "tokens_per_s": ("real tokens per second", "/s"),
+    "samples_per_s": ("samples per second", "/s"),
+    "peak_mb": ("peak memory", "MB"),
+    "mfu": ("MFU", "%"),
+}
+
+
+def main() -> None:
+    from common import machine, report, result, run_alone
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--transfusion-python", default=sys.executable)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    import torch
+
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    where = torch.cuda.get_device_name() if device == "cuda" else "the CPU: no GPU is used"
+    print(f"On {where}, in {options.dtype}.")
+    about = {**machine(), "device": where, "dtype": options.dtype}
+    names = options.contenders
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for run in range(options.runs):
+        for name in names if run % 2 == 0 else names[::-1]:
+            python = options.transfusion_python if name == "transfusion" else sys.executable
+            arguments = ("--one", name, device, options.dtype, str(options.steps))
+            found[name].append(run_alone(__file__, *arguments, python=python))
+            if device == "cuda":
+                found[name][-1]["peak_mb"] = found[name][-1]["device_mb"]
+    about["raw_gflops"] = [r["raw_gflops"] for rows in found.values() for r in rows]
+    about |= {
+        key: {name: rows[0][key] for name, rows in found.items()}
+        for key in ("parameters_m", "gflop_per_step")
+    }
+    mine = [name for name in names if name.startswith("ours")]
+    results = [
+        result(
+            f"{what}: {own} against",
+            unit,
+            [r[metric] for r in found[own]],
+            peer,
+            [r[metric] for r in found[peer]],
+        )
+        for metric, (what, unit) in METRICS.items()
+        for own in mine
+        for peer in names
+        if peer not in mine
+    ]
+    report(results, options.json, about)
+    raw = about["raw_gflops"]
+    print(f"Plain matrix products: {statistics.median(raw):.0f} ({min(raw):.0f} to {max(raw):.0f}) GFLOP/s.")
+    for key, unit in (("parameters_m", "M parameters"), ("gflop_per_step", "GFLOP a step")):
+        print(f"{unit}: " + ", ".join(f"{name} {value:.2f}" for name, value in about[key].items()))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        measure(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    else:
+        main()
