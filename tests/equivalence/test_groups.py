@@ -9,7 +9,7 @@ from sensorium.losses import compute_losses
 from sensorium.model.kernels import RMSNormFunction, TurnFunction
 from sensorium.model.layers import Attention, apply_rope, attend, rope_tables
 from sensorium.model.sensorium import NoisyMedia, Sensorium, add_noise
-from sensorium.sequence.mask import attention_mask, group_documents
+from sensorium.sequence.mask import attention_mask, flex_block_mask, group_documents
 from sensorium.sequence.packing import Batch
 from tests.model.small import documents, noise_for, pack_documents, random_model, small_config
 
@@ -83,6 +83,42 @@ def test_groups_hold_every_position_once_and_little_padding(
     # One group as wide as the longest document is always on offer.
     lengths = doc[doc >= 0].unique(return_counts=True)[1]
     assert len(groups.index_N) <= len(lengths) * int(lengths.max())
+
+
+@settings(deadline=None, max_examples=10)
+@given(packed_rows())
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_attention_takes_a_block_mask(ids: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+    """The GPU's way; on a CPU without compilation, where it has no backward."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    B, T = ids[0].shape
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(B, heads, T, 16, generator=generator) for heads in (4, 2, 2))
+    expected = attend(q, k, v, attention_mask(*ids))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sensorium.model.layers.compiled_flex_attention", lambda: flex_attention)
+        given = attend(q, k, v, flex_block_mask(*ids))
+    torch.testing.assert_close(given, expected, **CLOSE)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention's backward needs a GPU")
+def test_losses_on_a_gpu_are_those_of_the_cpu() -> None:
+    config = small_config(head_dim=16)
+    found = []
+    for device in ("cpu", "cuda"):
+        model = random_model(config).to(device)
+        batch = pack_documents(documents(), config, row_length=128)
+        noise = noise_for(batch, config)
+        on_device = {name: type(n)(n.t_N.to(device), n.e_NCHW.to(device)) for name, n in noise.items()}
+        losses = compute_losses(model, batch.to(device), on_device)
+        total = sum(loss.sum / loss.count.clamp_min(1) for loss in losses.values())
+        total.backward()
+        found.append({n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None})
+        found[-1]["total"] = total.detach().cpu()
+    for name, value in found[0].items():
+        scale = float(value.abs().max().clamp_min(1))
+        assert float((found[1][name] - value).abs().max()) < 1e-3 * scale, name
 
 
 def test_groups_of_equal_lengths_have_no_padding() -> None:

@@ -15,8 +15,8 @@ from sensorium.config import ModelConfig
 from sensorium.media.modality import get_modality
 from sensorium.model.flow import Noise, add_noise
 from sensorium.model.kv_cache import KVCache
-from sensorium.model.layers import Block, Mask, RMSNorm, rope_tables
-from sensorium.sequence.mask import group_documents
+from sensorium.model.layers import Block, Mask, RMSNorm, pick, rope_tables
+from sensorium.sequence.mask import flex_block_mask, group_documents
 from sensorium.sequence.packing import Batch, MediaBatch
 
 
@@ -85,15 +85,20 @@ class Sensorium(nn.Module):
             for name, media in batch.targets.items()
         }
         x_BTD = self.embed(batch, noisy)
-        groups = group_documents(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
-        x_1ND, positions_1N3 = (a.flatten(0, 1)[groups.index_N][None] for a in (x_BTD, batch.positions_BT3))
-        is_noisy_1N = batch.is_noisy_BT.flatten()[groups.index_N][None]
         if read_R is None:
             read_R = (batch.doc_id_BT.flatten() >= 0).nonzero()[:, 0]
-        place_R = groups.inverse_BT.flatten()[read_R]
-        hidden_1RD = self.trunk(x_1ND, positions_1N3, groups, is_noisy_1N, read_R=place_R)
-        hidden = x_BTD.new_zeros(x_BTD.shape, dtype=hidden_1RD.dtype).flatten(0, 1)
-        return hidden.index_copy(0, read_R, hidden_1RD[0]).view_as(x_BTD)
+        ids = (batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
+        if x_BTD.is_cuda:
+            mask: Mask = flex_block_mask(*ids)
+            hidden_1RD = self.trunk(x_BTD, batch.positions_BT3, mask, batch.is_noisy_BT, read_R=read_R)
+        else:
+            groups = group_documents(*ids)
+            laid_out = (pick(a, groups.index_N) for a in (x_BTD, batch.positions_BT3, batch.is_noisy_BT))
+            x_1ND, positions_1N3, is_noisy_1N = laid_out
+            place_R = groups.inverse_BT.flatten()[read_R]
+            hidden_1RD = self.trunk(x_1ND, positions_1N3, groups, is_noisy_1N, read_R=place_R)
+        flat = hidden_1RD.new_zeros(x_BTD.shape).flatten(0, 1)
+        return flat.index_copy(0, read_R, hidden_1RD[0]).view_as(x_BTD)
 
     def embed(self, batch: Batch, noisy: dict[str, NoisyMedia]) -> Tensor:
         """Tokens, clean media and noisy media -> embeds ``[B, T, D]``."""
@@ -126,7 +131,7 @@ class Sensorium(nn.Module):
         cache: KVCache | None = None,
         read_R: Tensor | None = None,
     ) -> Tensor:
-        """Embeds -> hidden states after the final norm, ``[B, R, D]`` of some columns where ``read_R`` names them."""
+        """Embeds -> hidden states after the final norm, of all positions or ``[1, R, D]`` of some flat ones."""
         rope = rope_tables(positions_BT3, self.config.head_dim, self.config.rope_theta)
         caches = cache.layers if cache is not None else [None] * len(self.layers)
         for layer, layer_cache in zip(self.layers, caches, strict=True):
