@@ -17,7 +17,8 @@ Every figure comes from a fresh process, in turns, with the same allocator setti
 tokens are positions that are not padding. MFU is the floating-point operations of matrix products and attention over
 what a plain matrix product reaches in the same process. The peers run where they are installed:
 `pip install transformers` and `pip install transfusion-pytorch`, the latter perhaps in an environment of its own, whose
-interpreter `--transfusion-python` names.
+interpreter `--transfusion-python` names. On a CPU that does other work, `--clock cpu` counts the processor time of one
+thread instead of the time that passes.
 """
 
 import argparse
@@ -268,7 +269,7 @@ def contender(name: str, device: str, dtype: Any) -> Contender:
     return ours({"caption": 1} if name == "ours, captions" else {"pair": 1}, device, dtype)
 
 
-def measure(name: str, device: str, dtype_name: str, steps: int) -> None:
+def measure(name: str, device: str, dtype_name: str, steps: int, clock: str) -> None:
     """Steps after warming up, then plain matrix products, as JSON."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -276,6 +277,8 @@ def measure(name: str, device: str, dtype_name: str, steps: int) -> None:
     from sensorium.train.optimizer import tune_allocator
 
     tune_allocator()
+    if clock == "cpu":
+        torch.set_num_threads(1)
     torch.manual_seed(0)
     dtype = getattr(torch, dtype_name)
     it = contender(name, device, dtype)
@@ -285,9 +288,9 @@ def measure(name: str, device: str, dtype_name: str, steps: int) -> None:
         it.step(n)
     seconds = []
     for n in range(steps):
-        seconds.append(_seconds(lambda n=n: it.step(n), device))
+        seconds.append(_seconds(lambda n=n: it.step(n), device, clock))
     a = torch.randn(RAW_SIDE, RAW_SIDE, device=device, dtype=dtype)
-    raw = 2 * RAW_SIDE**3 / min(_seconds(lambda: a @ a, device) for _ in range(20)) / 1e9
+    raw = 2 * RAW_SIDE**3 / min(_seconds(lambda: a @ a, device, clock) for _ in range(20)) / 1e9
     step_s = statistics.median(seconds)
     # All batches have the same number of samples, and of tokens within a percent.
     tokens_per_s = statistics.mean(it.num_tokens) / step_s
@@ -304,15 +307,16 @@ def measure(name: str, device: str, dtype_name: str, steps: int) -> None:
     print(json.dumps(found))
 
 
-def _seconds(work: Callable[[], Any], device: str) -> float:
+def _seconds(work: Callable[[], Any], device: str, clock: str) -> float:
     import torch
 
+    now = time.process_time if clock == "cpu" else time.perf_counter
     wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     wait()
-    started = time.perf_counter()
+    started = now()
     work()
     wait()
-    return time.perf_counter() - started
+    return now() - started
 
 
 METRICS = {
@@ -332,6 +336,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--transfusion-python", default=sys.executable)
@@ -343,14 +348,15 @@ def main() -> None:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     where = torch.cuda.get_device_name() if device == "cuda" else "the CPU: no GPU is used"
-    print(f"On {where}, in {options.dtype}.")
-    about = {**machine(), "device": where, "dtype": options.dtype}
+    timed = "processor seconds of one thread" if options.clock == "cpu" else "seconds"
+    print(f"On {where}, in {options.dtype}, in {timed}.")
+    about = {**machine(), "device": where, "dtype": options.dtype, "clock": timed}
     names = options.contenders
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for run in range(options.runs):
         for name in names if run % 2 == 0 else names[::-1]:
             python = options.transfusion_python if name == "transfusion" else sys.executable
-            arguments = ("--one", name, device, options.dtype, str(options.steps))
+            arguments = ("--one", name, device, options.dtype, str(options.steps), options.clock)
             found[name].append(run_alone(__file__, *arguments, python=python))
             if device == "cuda":
                 found[name][-1]["peak_mb"] = found[name][-1]["device_mb"]
@@ -382,6 +388,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        measure(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+        measure(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6])
     else:
         main()
