@@ -32,10 +32,10 @@ class MediaBatch:
     token_index_P: Tensor
     seeds_N: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
-    @property
-    def is_ragged(self) -> bool:
-        """Whether items differ in size, so that padding has to be masked."""
-        return int(self.num_patches_N.sum()) != len(self.grids_N2) * int(self.grids_N2.amax(dim=0).prod())
+    def is_ragged(self, patch: tuple[int, int]) -> bool:
+        """Whether items differ in size, so that padding has to be masked; told by shapes: no device is waited for."""
+        N, _, H, W = self.arrays_NCHW.shape
+        return len(self.token_index_P) * patch[0] * patch[1] != N * H * W
 
     @property
     def num_patches_N(self) -> Tensor:
