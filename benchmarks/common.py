@@ -32,13 +32,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run_alone(script: str, *arguments: str) -> dict[str, Any]:
+def run_alone(script: str, *arguments: str, python: str = sys.executable) -> dict[str, Any]:
     """Run a script as a fresh process; its last line is JSON, to which its peak memory is added.
 
     Peak memory is the largest sum of anonymous and shared memory of the process and all its descendants, pages that
     they share counted once (the lines Pss_Anon and Pss_Shmem of the kernel); libraries on disk do not count.
     """
-    process = subprocess.Popen([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([python, script, *arguments], stdout=subprocess.PIPE, text=True)
     peak_kb = 0
 
     def watch() -> None:

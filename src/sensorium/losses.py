@@ -137,7 +137,7 @@ def compute_losses(
     Args:
         align: the alignment loss where pairs of other batches take part in it.
     """
-    hidden_BTD = model(batch, noise)
+    hidden_BTD = model(batch, noise, batch.read_R)
     config = model.config
     losses: dict[str, Loss] = {}
     text, losses["z"] = text_loss(model, hidden_BTD, batch)

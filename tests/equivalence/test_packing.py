@@ -96,13 +96,14 @@ def test_encoder_gives_a_ragged_batch_what_it_gives_each_alone(model: Sensorium,
         arrays[n, :, : item.array.shape[1], : item.array.shape[2]] = item.array
     num = torch.tensor([h * w for h, w in grids])
     batch = MediaBatch(torch.from_numpy(arrays), torch.tensor(grids), torch.arange(int(num.sum())))
-    assert batch.is_ragged
+    patch = model.config.modalities[modality].patch
+    assert batch.is_ragged(patch)
     features = model.encoders[modality](batch).split(num.tolist())
     for item, found in zip(items, features, strict=True):
         alone = MediaBatch(
             torch.from_numpy(item.array)[None], torch.tensor([item.grid]), torch.arange(len(found))
         )
-        assert not alone.is_ragged
+        assert not alone.is_ragged(patch)
         torch.testing.assert_close(found, model.encoders[modality](alone), **CLOSE)
 
 

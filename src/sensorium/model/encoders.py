@@ -43,6 +43,11 @@ def enlarge(mask_Nrc: Tensor, scale: tuple[int, int]) -> Tensor:
     return mask_Nrc.repeat_interleave(scale[0], 1).repeat_interleave(scale[1], 2)[:, None]
 
 
+def unpad(x_NPD: Tensor, mask_NP: Tensor | None) -> Tensor:
+    """What the mask lets stay, item after item, ``[sum of P, D]``; None: all, without asking the device how many."""
+    return x_NPD.flatten(0, 1) if mask_NP is None else x_NPD[mask_NP]
+
+
 def strides_of(patch: int) -> list[int]:
     """Prime factors of a patch side, smallest first: 8 -> [2, 2, 2], 6 -> [2, 3]."""
     factors, divisor = [], 2
@@ -123,14 +128,15 @@ class MediaEncoder(nn.Module):
         padded = (media.arrays_NCHW.shape[2] // patch[0], media.arrays_NCHW.shape[3] // patch[1])
         mask_Nrc = patch_mask(media.grids_N2, padded)
         x_NCHW = media.arrays_NCHW - self.modality_config.blank
-        if media.is_ragged:
+        ragged = media.is_ragged(patch)
+        if ragged:
             x_NCHW = x_NCHW * enlarge(mask_Nrc, patch)
-        x_NPD = self.stem(x_NCHW, mask_Nrc if media.is_ragged else None)
+        x_NPD = self.stem(x_NCHW, mask_Nrc if ragged else None)
         mask_NP = mask_Nrc.flatten(1)
         if len(self.blocks):
             offsets_P3 = torch.as_tensor(self.modality.offsets(padded), device=x_NPD.device)
             rope = rope_tables(offsets_P3[None], self.config.head_dim, self.config.rope_theta)
-            attend = mask_NP[:, None, None, :] if media.is_ragged else None
+            attend = mask_NP[:, None, None, :] if ragged else None
             for block in self.blocks:
                 x_NPD = block(x_NPD, rope, attend)
-        return self.norm(x_NPD)[mask_NP]
+        return unpad(self.norm(x_NPD), mask_NP if ragged else None)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sensorium.config import ModalityConfig, ModelConfig
 from sensorium.media.modality import Modality
-from sensorium.model.encoders import enlarge, patch_mask, patchify, unpatchify
+from sensorium.model.encoders import enlarge, patch_mask, patchify, unpad, unpatchify
 from sensorium.sequence.packing import MediaBatch
 
 
@@ -53,21 +53,24 @@ class PatchHead(nn.Module):
 
     def embed(self, z_NCHW: Tensor, t_N: Tensor, media: MediaBatch) -> Tensor:
         """Noisy arrays and their levels -> embeds ``[sum of P, D]``."""
-        mask_NP = self._mask(media).flatten(1)
         x_NPD = self.stem(patchify(z_NCHW, self.patch)) + self.noise_level(t_N)[:, None]
-        return x_NPD[mask_NP]
+        return unpad(x_NPD, self._mask(media).flatten(1) if media.is_ragged(self.patch) else None)
 
     def forward(self, hidden_PD: Tensor, media: MediaBatch) -> Tensor:
         """Hidden states of noisy tokens, item after item -> arrays ``[N, C, H, W]``, zero where padded."""
         mask_Nrc = self._mask(media)
-        mask_NP = mask_Nrc.flatten(1)
+        N, rows, cols = mask_Nrc.shape
         patches = self.out(hidden_PD)
-        padded = patches.new_zeros(*mask_NP.shape, patches.shape[-1])
-        padded[mask_NP] = patches
-        x_NCHW = unpatchify(padded, (mask_Nrc.shape[1], mask_Nrc.shape[2]), self.patch)
+        ragged = media.is_ragged(self.patch)
+        if ragged:
+            padded = patches.new_zeros(N, rows * cols, patches.shape[-1])
+            padded[mask_Nrc.flatten(1)] = patches
+        else:
+            padded = patches.view(N, rows * cols, -1)
+        x_NCHW = unpatchify(padded, (rows, cols), self.patch)
         if self.refiner is None:
             return x_NCHW
-        if not media.is_ragged:
+        if not ragged:
             return x_NCHW + self.refiner(x_NCHW)
         valid = enlarge(mask_Nrc, self.patch)
         hidden = self.refiner[1](self.refiner[0](x_NCHW)) * valid

@@ -3,12 +3,22 @@
 Shape legend: B batch, T tokens (queries), S tokens (keys), D width, N heads, K kv heads, H head dim.
 """
 
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sensorium.config import ModelConfig
+from sensorium.model.kernels import RMSNormFunction, TurnFunction
 from sensorium.model.kv_cache import LayerCache
+from sensorium.sequence.mask import DocumentGroups
+
+if TYPE_CHECKING:  # takes long to import, and is for training on a GPU
+    from torch.nn.attention.flex_attention import BlockMask
+
+Mask: TypeAlias = "Tensor | DocumentGroups | BlockMask | None"
 
 
 class RMSNorm(nn.Module):
@@ -21,7 +31,15 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape ending in dim -> the same shape."""
+        if training_on_cpu(x):
+            return RMSNormFunction.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def training_on_cpu(x: Tensor) -> bool:
+    """Whether the functions of ``kernels`` are the fast ones."""
+    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return eager and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def rope_tables(positions_BT3: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -42,8 +60,52 @@ def rope_tables(positions_BT3: Tensor, head_dim: int, theta: float) -> tuple[Ten
 
 def apply_rope(x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn pairs (i, i + H/2), the "rotate half" layout of Llama and Qwen."""
+    if training_on_cpu(x_BNTH):
+        return TurnFunction.apply(x_BNTH, cos, sin)
     first, second = x_BNTH.chunk(2, dim=-1)
     return x_BNTH * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask: Mask) -> Tensor:
+    """Softmax attention, each kv head serving N / K query heads -> ``[B, N, T, H]``.
+
+    Args:
+        mask: bool, broadcastable to ``[B, N, T, S]``, True where a query may see a key; None: no mask;
+            ``DocumentGroups``: B is 1 and T the N positions of the groups, each of which is attended on its own;
+            ``BlockMask``: FlexAttention, on a GPU.
+    """
+    if isinstance(mask, DocumentGroups):
+        return _attend_groups(q_BNTH, k_BKSH, v_BKSH, mask)
+    if mask is None or isinstance(mask, Tensor):
+        return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, enable_gqa=True)
+    # Norms and rotation leave float32 behind where the projections are in half precision.
+    q_BNTH, k_BKSH = q_BNTH.to(v_BKSH.dtype), k_BKSH.to(v_BKSH.dtype)
+    return compiled_flex_attention()(q_BNTH, k_BKSH, v_BKSH, block_mask=mask, enable_gqa=True)
+
+
+def _attend_groups(q_1NTH: Tensor, k_1KTH: Tensor, v_1KTH: Tensor, groups: DocumentGroups) -> Tensor:
+    sizes = [mask.shape[0] * mask.shape[-1] for mask in groups.masks]
+    parts = zip(*(x[0].split(sizes, dim=1) for x in (q_1NTH, k_1KTH, v_1KTH)), groups.masks, strict=True)
+    out = [attend(_rows(q, len(m)), _rows(k, len(m)), _rows(v, len(m)), m) for q, k, v, m in parts]
+    return torch.cat([x.transpose(0, 1).flatten(1, 2) for x in out], dim=1)[None]
+
+
+def _rows(x_NTH: Tensor, num_rows: int) -> Tensor:
+    """Positions one after the other -> ``[num_rows, N, length, H]``."""
+    return x_NTH.unflatten(1, (num_rows, -1)).transpose(0, 1)
+
+
+@lru_cache(maxsize=1)
+def compiled_flex_attention() -> Any:
+    """Only compiled does it skip what the mask rules out."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+def pick(x_BT: Tensor, read_R: Tensor) -> Tensor:
+    """``[B, T, ...]`` -> ``[1, R, ...]`` at flat positions."""
+    return x_BT.flatten(0, 1)[read_R][None]
 
 
 class Attention(nn.Module):
@@ -64,12 +126,17 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: LayerCache | None = None
+        self,
+        x_BTD: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Mask,
+        cache: LayerCache | None = None,
+        read_R: Tensor | None = None,
     ) -> Tensor:
         """Attend within x, or over the cache, which then takes x in first.
 
         Args:
-            mask: bool, broadcastable to ``[B, N, T, S]``; True where a query may see a key; None: no mask.
+            read_R: flat positions that are wanted, ``[1, R, D]``; None: all.
         """
         B, T, _ = x_BTD.shape
         q_BNTH = self.q_norm(self.q_proj(x_BTD).view(B, T, self.num_heads, self.head_dim)).transpose(1, 2)
@@ -78,11 +145,9 @@ class Attention(nn.Module):
         q_BNTH, k_BKTH = apply_rope(q_BNTH, *rope), apply_rope(k_BKTH, *rope)
         if cache is not None:
             k_BKTH, v_BKTH = cache.put(k_BKTH, v_BKTH)
-        repeats = self.num_heads // self.num_kv_heads
-        if repeats > 1:
-            k_BKTH, v_BKTH = k_BKTH.repeat_interleave(repeats, 1), v_BKTH.repeat_interleave(repeats, 1)
-        out_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, attn_mask=mask)
-        return self.o_proj(out_BNTH.transpose(1, 2).reshape(B, T, -1))
+        out_BNTH = attend(q_BNTH, k_BKTH, v_BKTH, mask)
+        out_BTD = out_BNTH.transpose(1, 2).flatten(2)
+        return self.o_proj(out_BTD if read_R is None else pick(out_BTD, read_R))
 
 
 class SwiGLU(nn.Module):
@@ -119,12 +184,17 @@ class Block(nn.Module):
         self,
         x_BTD: Tensor,
         rope: tuple[Tensor, Tensor],
-        mask: Tensor | None,
+        mask: Mask,
         is_noisy_BT: Tensor | None = None,
         cache: LayerCache | None = None,
+        read_R: Tensor | None = None,
     ) -> Tensor:
-        """Shapes as in ``Attention.forward``; ``is_noisy`` chooses the feed-forward."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, mask, cache)
+        """Shapes as in ``attend`` and ``Attention``; ``is_noisy`` chooses the feed-forward."""
+        attended_BTD = self.self_attn(self.input_layernorm(x_BTD), rope, mask, cache, read_R)
+        if read_R is not None:
+            x_BTD = pick(x_BTD, read_R)
+            is_noisy_BT = None if is_noisy_BT is None else pick(is_noisy_BT, read_R)
+        x_BTD = x_BTD + attended_BTD
         h_BTD = self.post_attention_layernorm(x_BTD)
         if self.noisy_mlp is None or is_noisy_BT is None:
             return x_BTD + self.mlp(h_BTD)

@@ -15,8 +15,8 @@ from sensorium.config import ModelConfig
 from sensorium.media.modality import get_modality
 from sensorium.model.flow import Noise, add_noise
 from sensorium.model.kv_cache import KVCache
-from sensorium.model.layers import Block, RMSNorm, rope_tables
-from sensorium.sequence.mask import attention_mask
+from sensorium.model.layers import Block, Mask, RMSNorm, pick, rope_tables
+from sensorium.sequence.mask import flex_block_mask, group_documents
 from sensorium.sequence.packing import Batch, MediaBatch
 
 
@@ -68,11 +68,15 @@ class Sensorium(nn.Module):
         self.logit_bias = nn.Parameter(torch.tensor(start[1]), requires_grad=config.align_loss == "sigmoid")
         self.init_weights()
 
-    def forward(self, batch: Batch, noise: dict[str, Noise] | None = None) -> Tensor:
-        """A packed training batch -> hidden states ``[B, T, D]`` after the final norm.
+    def forward(
+        self, batch: Batch, noise: dict[str, Noise] | None = None, read_R: Tensor | None = None
+    ) -> Tensor:
+        """A packed training batch -> hidden states ``[B, T, D]`` after the final norm, zero on padding.
 
         Args:
             noise: level and noise for each modality that the batch has targets of.
+            read_R: flat positions that are wanted; the others come back as zero, and the last block only makes keys
+                and values of them. None: all.
         """
         noisy = {
             name: NoisyMedia(
@@ -81,8 +85,20 @@ class Sensorium(nn.Module):
             for name, media in batch.targets.items()
         }
         x_BTD = self.embed(batch, noisy)
-        mask = attention_mask(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
-        return self.trunk(x_BTD, batch.positions_BT3, mask, batch.is_noisy_BT)
+        if read_R is None:
+            read_R = (batch.doc_id_BT.flatten() >= 0).nonzero()[:, 0]
+        ids = (batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
+        if x_BTD.is_cuda:
+            mask: Mask = flex_block_mask(*ids)
+            hidden_1RD = self.trunk(x_BTD, batch.positions_BT3, mask, batch.is_noisy_BT, read_R=read_R)
+        else:
+            groups = group_documents(*ids)
+            laid_out = (pick(a, groups.index_N) for a in (x_BTD, batch.positions_BT3, batch.is_noisy_BT))
+            x_1ND, positions_1N3, is_noisy_1N = laid_out
+            place_R = groups.inverse_BT.flatten()[read_R]
+            hidden_1RD = self.trunk(x_1ND, positions_1N3, groups, is_noisy_1N, read_R=place_R)
+        flat = hidden_1RD.new_zeros(x_BTD.shape).flatten(0, 1)
+        return flat.index_copy(0, read_R, hidden_1RD[0]).view_as(x_BTD)
 
     def embed(self, batch: Batch, noisy: dict[str, NoisyMedia]) -> Tensor:
         """Tokens, clean media and noisy media -> embeds ``[B, T, D]``."""
@@ -110,15 +126,17 @@ class Sensorium(nn.Module):
         self,
         x_BTD: Tensor,
         positions_BT3: Tensor,
-        mask: Tensor | None,
+        mask: Mask,
         is_noisy_BT: Tensor | None = None,
         cache: KVCache | None = None,
+        read_R: Tensor | None = None,
     ) -> Tensor:
-        """Embeds -> hidden states after the final norm."""
+        """Embeds -> hidden states after the final norm, of all positions or ``[1, R, D]`` of some flat ones."""
         rope = rope_tables(positions_BT3, self.config.head_dim, self.config.rope_theta)
         caches = cache.layers if cache is not None else [None] * len(self.layers)
         for layer, layer_cache in zip(self.layers, caches, strict=True):
-            x_BTD = layer(x_BTD, rope, mask, is_noisy_BT, layer_cache)
+            read = read_R if layer is self.layers[-1] else None
+            x_BTD = layer(x_BTD, rope, mask, is_noisy_BT, layer_cache, read)
         return self.norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:

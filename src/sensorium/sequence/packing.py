@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sensorium.config import ModelConfig
-from sensorium.sequence.document import Canvas, Document, Layout, MediaSegment, layout, num_positions
+from sensorium.sequence.document import IGNORE, Canvas, Document, Layout, MediaSegment, layout, num_positions
 from sensorium.sequence.tokenizer import Tokenizer
 
 
@@ -32,10 +32,10 @@ class MediaBatch:
     token_index_P: Tensor
     seeds_N: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
-    @property
-    def is_ragged(self) -> bool:
-        """Whether items differ in size, so that padding has to be masked."""
-        return int(self.num_patches_N.sum()) != len(self.grids_N2) * int(self.grids_N2.amax(dim=0).prod())
+    def is_ragged(self, patch: tuple[int, int]) -> bool:
+        """Whether items differ in size, so that padding has to be masked; told by shapes: no device is waited for."""
+        N, _, H, W = self.arrays_NCHW.shape
+        return len(self.token_index_P) * patch[0] * patch[1] != N * H * W
 
     @property
     def num_patches_N(self) -> Tensor:
@@ -51,6 +51,8 @@ class Batch:
         context: modality -> clean media; ``targets``: modality -> media to be generated.
         emb_a_M, emb_b_M: flat positions of the ``<emb>`` of the media side and of the text side of M pairs.
         groups_MG: int64, the groups of each pair, padded with 0: pairs that share one belong together.
+        read_R: flat positions, ascending, whose hidden state a loss reads: those with a label, noisy ones, and the
+            ``<emb>`` of pairs.
         sample_ids, tasks: one entry per document, for logs.
         num_visits: samples that were drawn; ``bad`` and ``over_budget``: (id, reason) of those left out.
     """
@@ -66,6 +68,7 @@ class Batch:
     emb_a_M: Tensor
     emb_b_M: Tensor
     groups_MG: Tensor
+    read_R: Tensor
     emb_D: Tensor  # flat position of the last <emb> of each document, -1 without one
     last_D: Tensor  # flat position of the last token of each document
     end_position_D: Tensor
@@ -188,6 +191,7 @@ def pack(
         emb_a_M=torch.tensor(emb_a, dtype=torch.int64),
         emb_b_M=torch.tensor(emb_b, dtype=torch.int64),
         groups_MG=groups,
+        read_R=torch.from_numpy(_read(canvas, [*emb_a, *emb_b])),
         emb_D=torch.tensor([x.emb[-1][0] if x.emb else -1 for x in layouts]),
         last_D=torch.tensor([x.start + x.length - 1 for x in layouts]),
         end_position_D=torch.tensor([x.end_position for x in layouts]),
@@ -212,6 +216,13 @@ def _seeds(documents: Sequence[Document], layouts: Sequence[Layout]) -> dict[int
 def _number(text: str) -> int:
     """63 bits of a text; two of a step's texts share them with a probability of about 1e-11."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _read(canvas: Canvas, emb: Sequence[int]) -> np.ndarray:
+    """Positions whose hidden state a loss reads."""
+    read = (canvas.labels_N != IGNORE) | canvas.is_noisy_N
+    read[np.asarray(emb, np.int64)] = True
+    return np.flatnonzero(read)
 
 
 def _media_batches(

@@ -1,0 +1,56 @@
+"""Norm and rotation for training on a CPU, with backward passes written out.
+
+There eager PyTorch goes through memory once for every elementary step of the same formulas, forward and backward.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RMSNormFunction(torch.autograd.Function):
+    """``y = x r w`` with ``r = 1 / rms(x)``; ``dx = r g w - x r^3 mean(g w x)`` (arXiv 1910.07467)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Any shape ending in dim -> the same shape."""
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        r = mean_square.add_(eps).rsqrt_()
+        ctx.save_for_backward(x, r, weight)
+        return (x * r).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Gradients of x and weight."""
+        x, r, weight = ctx.saved_tensors
+        x_TD, g_TD, r_T1 = (a.reshape(-1, a.shape[-1]) for a in (x, grads[0], r))
+        gx_TD = g_TD * x_TD
+        grad_weight = (r_T1.t() @ gx_TD)[0]
+        pull_T1 = (gx_TD @ weight)[:, None].mul_(r_T1.pow(3)).div_(-x.shape[-1])
+        grad_TD = (g_TD * weight).mul_(r_T1).addcmul_(x_TD, pull_T1)
+        return grad_TD.view(x.shape), grad_weight, None
+
+
+class TurnFunction(torch.autograd.Function):
+    """Rotation of pairs (i, i + H/2); its backward turns the gradient the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Shapes as in ``layers.apply_rope``."""
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of x."""
+        cos, sin = ctx.saved_tensors
+        return _turn(grads[0], cos, sin, -1), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    half = x.shape[-1] // 2
+    out = x * cos
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-direction)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:], value=direction)
+    return out
