@@ -12,8 +12,7 @@ import gc
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,38 +187,6 @@ def run_step(
     optimizer.step()
     ema.update(model, 1)
     return {name: mean.detach() for name, mean in means.items()}
-
-
-@contextmanager
-def explain_out_of_memory(config: RunConfig, batch: Batch) -> Iterator[None]:
-    """Turn a failure to allocate into a sentence that names the batch and what to lower.
-
-    Raises:
-        ValueError: memory ran out inside.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not is_memory and "not enough memory" not in str(error) and "can't allocate" not in str(error):
-            raise
-        data = config.data
-        raise ValueError(
-            f"memory ran out on {describe_batch(batch)}: lower data.samples_per_step ({data.samples_per_step}), "
-            f"data.row_length ({data.row_length}) or the max_size of media, or take a smaller model; "
-            "`sensorium train RECIPE --dry-run` says what each term needs"
-        ) from error
-
-
-def describe_batch(batch: Batch) -> str:
-    """Shapes of a batch in words."""
-    rows, length = batch.token_ids_BT.shape
-    parts = [f"a batch of {rows} rows of {length} positions ({len(batch.sample_ids)} documents)"]
-    for role, group in (("to see", batch.context), ("to generate", batch.targets)):
-        for name, media in group.items():
-            number, *size = media.arrays_NCHW.shape
-            parts.append(f"{number} x {name} {'x'.join(map(str, size))} {role}")
-    return ", ".join(parts)
 
 
 class _Tally(TorchDispatchMode):
