@@ -8,6 +8,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -320,6 +321,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     ):
         raise ValueError(f"configuration key {name!r} is {value!r}; expected {hint.__name__}")
     return value
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested JSON values as dotted keys: ``{"train.lr": 1e-3, "data.sources.0.path": ...}``."""
+    if isinstance(values, Mapping):
+        items = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, list | tuple) and any(isinstance(value, Mapping) for value in values):
+        items = [(str(index), value) for index, value in enumerate(values)]
+    else:
+        return {prefix: list(values) if isinstance(values, tuple) else values}
+    return {
+        k: v for key, value in items for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 def save_config(config: Any, path: Path) -> None:

@@ -72,7 +72,9 @@ def _print_parameters(config: RunConfig) -> None:
     print(f"{'parameters':<34}{sum(parts.values()):>16,}")
     for part, number in parts.items():
         print(f"  {part:<32}{number:>16,}")
-    print(f"\nFLOPs of one token forward, attending to {config.data.row_length} tokens; thrice that in training")
+    print(
+        f"\nFLOPs of one token forward, attending to {config.data.row_length} tokens; thrice that in training"
+    )
     for kind, value in flops_per_token(model, config.data.row_length).items():
         print(f"  {kind:<32}{value / 1e6:>14,.2f} M")
 

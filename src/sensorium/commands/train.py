@@ -12,7 +12,16 @@ import tyro
 
 from sensorium import recipes
 from sensorium.commands.arguments import help_only, run_tyro
-from sensorium.config import RunConfig, SourceConfig, Template, from_dict, load_config, save_config, to_dict
+from sensorium.config import (
+    RunConfig,
+    SourceConfig,
+    Template,
+    flatten,
+    from_dict,
+    load_config,
+    save_config,
+    to_dict,
+)
 
 if TYPE_CHECKING:
     from sensorium.train.trainer import Trainer
@@ -239,7 +248,7 @@ def _saved_config(out: Path) -> RunConfig:
 
 def _reconcile(config: RunConfig, saved: RunConfig, out: Path, given: set[str]) -> RunConfig:
     """The saved configuration with the budget that was asked for; any other difference is an error."""
-    asked, kept = _flat(to_dict(config)), _flat(to_dict(saved))
+    asked, kept = flatten(to_dict(config)), flatten(to_dict(saved))
     for key in sorted(asked.keys() | kept.keys()):
         if key not in BUDGET_KEYS and asked.get(key) != kept.get(key):
             raise ValueError(
@@ -257,19 +266,6 @@ def _reconcile(config: RunConfig, saved: RunConfig, out: Path, given: set[str]) 
         train=dataclasses.replace(saved.train, **changed["train"]),
         data=dataclasses.replace(saved.data, **changed["data"]),
     )
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries and lists as dotted keys."""
-    if isinstance(values, Mapping):
-        items = [(str(key), value) for key, value in values.items()]
-    elif isinstance(values, list | tuple) and any(isinstance(value, Mapping) for value in values):
-        items = [(str(index), value) for index, value in enumerate(values)]
-    else:
-        return {prefix: list(values) if isinstance(values, tuple) else values}
-    return {
-        k: v for key, value in items for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }
 
 
 def _given_keys(words: Sequence[str]) -> set[str]:

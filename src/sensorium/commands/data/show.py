@@ -203,6 +203,7 @@ def token_text(token_id: int, tokenizer: Any) -> str:
 def print_documents(
     row: dict[str, Any], template: str, recipe: str, row_length: int, shown: list[dict[str, Any]]
 ) -> None:
+    """The documents of a sample as tables."""
     from rich.console import Console
     from rich.table import Table
 
