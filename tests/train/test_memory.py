@@ -4,6 +4,8 @@ import dataclasses
 import json
 import subprocess
 import sys
+from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +19,12 @@ from sensorium.train.memory import estimate_memory, measure_step, resident_bytes
 
 
 def shape(name: str) -> RunConfig:
-    """Three shapes: two recipes with fewer samples, and one that is wider than deep, with long rows and AdamW."""
+    """Three shapes: two recipes with fewer samples, one of them checkpointed; one wider than deep, with long rows."""
     config = recipes.get("tiny" if name == "tiny" else "nano")
+    if name == "tiny":
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, activation_checkpointing=True)
+        )
     if name == "wide":
         model = dataclasses.replace(
             config.model, dim=384, num_layers=3, mlp_dim=1024, num_heads=6, num_kv_heads=2, head_dim=64
@@ -30,8 +36,13 @@ def shape(name: str) -> RunConfig:
     return dataclasses.replace(config, data=data)
 
 
-def batch_of(config: RunConfig) -> Batch:
-    return Loader(config.data, config.model, Tokenizer.load(config.tokenizer), seed=0).batch(0)
+CPU = torch.device("cpu")
+
+
+def first_step(config: RunConfig) -> list[Batch]:
+    num = config.train.num_microbatches
+    loader = Loader(config.data, config.model, Tokenizer.load(config.tokenizer), seed=0, num_microbatches=num)
+    return [batch for _, batch in islice(loader.stream(0, 1), num)]
 
 
 @pytest.mark.slow
@@ -48,14 +59,14 @@ def test_prediction_is_within_15_percent_of_what_is_measured(name: str) -> None:
 
 def test_the_terms_are_those_of_the_optimiser() -> None:
     config = shape("wide")
-    batch = batch_of(config)
+    batches = first_step(config)
     with torch.device("meta"):
         from sensorium.model.sensorium import Sensorium
 
         model = Sensorium(config.model)
     weights = sum(p.nbytes for p in model.parameters())
     trained = [p for p in model.parameters() if p.requires_grad]
-    terms = estimate_memory(config, batch).terms
+    terms = estimate_memory(config, batches, CPU).terms
     assert terms["weights"] == terms["average"] == weights
     # Two moments, and a step count of four bytes.
     assert terms["optimizer"] == sum(2 * p.nbytes + 4 for p in trained)
@@ -76,26 +87,32 @@ def test_a_large_model_is_estimated_without_its_memory() -> None:
         head_dim=128,
     )
     large = dataclasses.replace(config, model=model)
-    batch = batch_of(large)
-    estimate_memory(config, batch)  # what it imports
+    batches = first_step(large)
+    estimate_memory(config, batches, CPU)  # what it imports
     before = resident_bytes()
-    estimate = estimate_memory(large, batch)
+    estimate = estimate_memory(large, batches, CPU)
     assert estimate.peak > 8e9
     assert resident_bytes() - before < 0.3e9
 
 
-def test_more_samples_need_more() -> None:
+def test_what_lowers_memory_lowers_the_prediction() -> None:
     config = shape("wide")
-    few = estimate_memory(config, batch_of(config))
-    data = dataclasses.replace(config.data, samples_per_step=48)
-    many = estimate_memory(config, batch_of(dataclasses.replace(config, data=data)))
-    assert many.activations > 1.5 * few.activations
-    assert many.weights == few.weights
+
+    def activations(**train: Any) -> int:
+        changed = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+        return estimate_memory(changed, first_step(changed), CPU).activations
+
+    as_it_is = activations()
+    assert activations(activation_checkpointing=True) < 0.8 * as_it_is
+    assert activations(num_microbatches=2) < 0.8 * as_it_is
+    data = dataclasses.replace(config.data, samples_per_step=2 * config.data.samples_per_step)
+    more = dataclasses.replace(config, data=data)
+    assert estimate_memory(more, first_step(more), CPU).activations > 1.5 * as_it_is
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     chosen = shape(sys.argv[1])
-    first = batch_of(chosen)
-    predicted = estimate_memory(chosen, first).peak
-    print(json.dumps({"predicted": predicted, "measured": measure_step(chosen, first).peak}))
+    first = first_step(chosen)
+    predicted = estimate_memory(chosen, first, CPU).peak
+    print(json.dumps({"predicted": predicted, "measured": measure_step(chosen, first, CPU).peak}))

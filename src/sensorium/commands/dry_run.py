@@ -1,7 +1,9 @@
 """``sensorium train RECIPE --dry-run``: what a run would cost, then two real steps on its largest batch; nothing is kept."""
 
 import dataclasses
-from typing import Any
+from itertools import islice
+
+import torch
 
 from sensorium.commands.data.show import describe_document, print_documents
 from sensorium.config import RunConfig
@@ -11,6 +13,7 @@ from sensorium.sequence.packing import Batch
 from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.train.memory import MemoryEstimate, estimate_memory, measure_step
 from sensorium.train.metrics import part_of
+from sensorium.train.parallel import start_ranks
 
 TERMS = {
     "weights": "weights",
@@ -27,12 +30,11 @@ def dry_run(config: RunConfig) -> int:
     print(f"dry run of {config.name}: nothing is written, nothing is kept\n")
     _print_parameters(config)
     tokenizer = Tokenizer.load(config.tokenizer)
-    data = dataclasses.replace(config.data, largest_first=True)
-    batch = Loader(data, config.model, tokenizer, config.train.seed).batch(0)
-    flops = StepFlops(config.model)(batch)
-    _print_batch(batch, flops)
-    estimate = estimate_memory(config, batch, device())
-    _print_memory(estimate)
+    batches = largest_step(config, tokenizer)
+    batch, device = batches[0], start_ranks(config.train).device
+    _print_batch(batches, StepFlops(config.model))
+    estimate = estimate_memory(config, batches, device)
+    _print_memory(estimate, device)
     shown = [
         describe_document(number, batch, tokenizer)
         for number, sample in enumerate(batch.sample_ids)
@@ -42,10 +44,9 @@ def dry_run(config: RunConfig) -> int:
     template = batch.tasks[0].rpartition("/")[2]
     print_documents({"id": batch.sample_ids[0]}, template, config.name, config.data.row_length, shown)
     print("\ntwo real steps on this batch ...", flush=True)
-    measured = measure_step(config, batch, device())
+    measured = measure_step(config, batches, device)
     losses = ", ".join(f"{name} {value:.3f}" for name, value in measured.losses.items())
     print(f"  losses of the second: {losses}")
-    print(f"  it took {measured.step_s:.2f} s: {flops / measured.step_s / 1e9:,.1f} GFLOP/s")
     if measured.peak is None:
         print("  this system does not tell how much memory they took")
     else:
@@ -56,11 +57,16 @@ def dry_run(config: RunConfig) -> int:
     return 0
 
 
-def device() -> str:
-    """Where training runs on this machine."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def largest_step(config: RunConfig, tokenizer: Tokenizer) -> list[Batch]:
+    """The micro-batches of the largest of the first steps."""
+    loader = Loader(
+        dataclasses.replace(config.data, largest_first=True, num_workers=0),
+        config.model,
+        tokenizer,
+        config.train.seed,
+        num_microbatches=config.train.num_microbatches,
+    )
+    return [batch for _, batch in islice(loader.stream(0, 1), config.train.num_microbatches)]
 
 
 def _print_parameters(config: RunConfig) -> None:
@@ -79,12 +85,15 @@ def _print_parameters(config: RunConfig) -> None:
         print(f"  {kind:<32}{value / 1e6:>14,.2f} M")
 
 
-def _print_batch(batch: Batch, flops: float) -> None:
+def _print_batch(batches: list[Batch], flops: StepFlops) -> None:
+    parts = f" in {len(batches)} micro-batches, the first of them" if len(batches) > 1 else ""
+    total = sum(map(flops, batches))
+    print(f"\nlargest of the first {LARGEST_OF} steps: {total / 1e9:,.1f} GFLOPs{parts}:")
+    batch = batches[0]
     rows, length = batch.token_ids_BT.shape
     print(
-        f"\nlargest batch of the first {LARGEST_OF}: {rows} rows of {length} positions, {batch.num_tokens:,} of "
-        f"{rows * length:,} in use ({batch.num_tokens / rows / length:.0%}); {len(batch.sample_ids)} documents, "
-        f"{len(batch.emb_a_M)} pairs; {flops / 1e9:,.1f} GFLOPs in a step"
+        f"  {rows} rows of {length} positions, {batch.num_tokens:,} of {rows * length:,} in use "
+        f"({batch.num_tokens / rows / length:.0%}); {len(batch.sample_ids)} documents, {len(batch.emb_a_M)} pairs"
     )
     for role, group in (("seen", batch.context), ("generated", batch.targets)):
         for name, media in group.items():
@@ -92,12 +101,12 @@ def _print_batch(batch: Batch, flops: float) -> None:
             print(f"  {name}, {role}: {shape} in {int(media.num_patches_N.sum()):,} tokens")
 
 
-def _print_memory(estimate: MemoryEstimate) -> None:
-    print(f"\nmemory on {device()}, predicted; the peak is in the {estimate.phase} pass")
+def _print_memory(estimate: MemoryEstimate, device: torch.device) -> None:
+    print(f"\nmemory of one process on {device.type}, predicted; the peak is in the {estimate.phase} pass")
     for name, value in estimate.terms.items():
         print(f"  {TERMS[name]:<32}{_mb(value):>16}")
     print(f"  {'peak':<32}{_mb(estimate.peak):>16}")
 
 
-def _mb(num_bytes: Any) -> str:
+def _mb(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:,.1f} MB"

@@ -41,6 +41,7 @@ A run's folder holds step-*/ (models that every other verb opens), metrics.jsonl
 samples/ and resolved.json (the whole configuration).
 
 Examples:
+  sensorium train nano --dry-run
   sensorium train nano --out runs/nano
   sensorium train tiny --out runs/tiny --train.lr 1e-3 --train.max-train-s 3600 --train.sample-every 200
   sensorium train nano --out runs/mine --data photos.parquet=pair,align questions/=chat
@@ -66,6 +67,8 @@ class RunOptions:
     """Folder of the run."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run in that folder."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show parameters, FLOPs and memory, take two steps on the largest batch, and keep nothing."""
     data: Annotated[
         tuple[str, ...],
         tyro.conf.arg(
@@ -108,9 +111,14 @@ def main(arguments: Sequence[str]) -> int:
         )
     start = recipes.get(recipe) if recipe else _saved_config(_folder(words))
     verb = f"train {recipe}".strip()
-    default = Train(out=tyro.MISSING, config=start)
+    # A dry run writes nothing.
+    default = Train(out=Path() if "--dry-run" in words else tyro.MISSING, config=start)
     chosen: Train = run_tyro(Train, words, verb=verb, description=_description(), default=default, pairs=True)
     config = _with_data(chosen.config, chosen)
+    if chosen.dry_run:
+        from sensorium.commands.dry_run import dry_run
+
+        return dry_run(config)
     if chosen.resume:
         config = _reconcile(config, _saved_config(chosen.out), chosen.out, _given_keys(words))
     return _run(config, chosen.out, resume=chosen.resume)

@@ -10,9 +10,8 @@ import ctypes
 import dataclasses
 import gc
 import sys
-import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sensorium.config import RunConfig
-from sensorium.losses import compute_losses
-from sensorium.model.flow import draw_noise
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.packing import Batch, map_arrays
 from sensorium.train.optimizer import EMA, MuonAdamW
-from sensorium.train.trainer import total_loss
+from sensorium.train.parallel import Ranks, Shards, prepare_model
+from sensorium.train.step import share_facts, step_losses, total_loss
 
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 _OWN_MAPPING = (
@@ -67,30 +65,32 @@ class MemoryEstimate:
         return sum(self.terms.values())
 
 
-def estimate_memory(config: RunConfig, batch: Batch, device: torch.device | str = "cpu") -> MemoryEstimate:
-    """What a step on a batch will need, without allocating it.
+def estimate_memory(config: RunConfig, batches: Sequence[Batch], device: torch.device) -> MemoryEstimate:
+    """What a step of one process will need, without allocating it.
 
     Args:
-        batch: the largest of the run, say; its integers are looked at, its media only for their shapes.
+        batches: the micro-batches of a step, the largest of the run, say; their integers are looked at, their media
+            only for their shapes.
         device: where the step would run; kernels, and so what they keep, differ between devices.
     """
+    # A compiled block keeps less, if anything.
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
     fake = FakeTensorMode()
-    with fake, torch.device(device):
-        model = Sensorium(config.model)
-        ema = EMA(model, config.train.ema_decay)
-    optimizer = MuonAdamW(model, config.train)
-    batch = map_arrays(
-        batch.to(device), lambda t: fake.from_tensor(t) if t.is_floating_point() else t, Tensor
-    )
+    with fake, device:
+        parts = Parts(config, device)
+    batches = [
+        map_arrays(batch, lambda t: fake.from_tensor(t) if t.is_floating_point() else t, Tensor)
+        for batch in batches
+    ]
     fixed = {
-        "weights": _num_bytes(model.state_dict()),
-        "average": _num_bytes(ema.weights),
-        "batch": _num_bytes(batch),
+        "weights": _num_bytes(parts.model.state_dict()),
+        "average": _num_bytes(parts.ema.weights),
+        "batch": sum(map(_num_bytes, batches)),
     }
     tally = _Tally(fake)
-    for value in (model.state_dict(), ema.weights, batch):
+    for value in (parts.model.state_dict(), parts.ema.weights, *batches):
         map_arrays(value, tally.count, Tensor)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in parts.model.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.register_post_accumulate_grad_hook(tally.note_gradient)
     with tally:
@@ -98,10 +98,10 @@ def estimate_memory(config: RunConfig, batch: Batch, device: torch.device | str 
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
             tally.note_gradient(parameter)
-        optimizer.step()
+        parts.optimizer.step()
         state = tally.live - tally.gradients - sum(fixed.values())
         tally.peak = tally.live
-        run_step(config, model, optimizer, ema, batch, tally.enter)
+        parts.step(batches, tally.enter)
     rest = state + tally.gradients_at_peak + sum(fixed.values())
     return MemoryEstimate(
         **fixed,
@@ -118,75 +118,76 @@ class MeasuredStep:
 
     Args:
         peak: bytes, comparable with ``MemoryEstimate.peak``; None where the system does not tell.
-        losses: of the second step. step_s: how long it took.
+        losses: of the second step.
     """
 
     peak: int | None
     losses: dict[str, float]
-    step_s: float
 
 
-def measure_step(config: RunConfig, batch: Batch, device: torch.device | str = "cpu") -> MeasuredStep:
-    """Build the model and take two real steps on a batch.
+def measure_step(config: RunConfig, batches: Sequence[Batch], device: torch.device) -> MeasuredStep:
+    """Build the model and take two real steps on the same batches.
 
     On a CPU the peak is the growth of the process's resident memory, with every large tensor given back to the
     system at once: what steps need, not what an allocator keeps. Afterwards this process allocates slowly.
     """
-    there = batch.to(device)
-    if torch.device(device).type == "cuda":
-        before = torch.cuda.memory_allocated(device) - _num_bytes(there)
+    num_bytes = sum(map(_num_bytes, batches))
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        losses, step_s = _two_steps(config, there, device)
-        return MeasuredStep(
-            peak=torch.cuda.max_memory_allocated(device) - before, losses=losses, step_s=step_s
-        )
+        before = torch.cuda.memory_allocated(device)
+        losses = _two_steps(config, batches, device)
+        return MeasuredStep(peak=torch.cuda.max_memory_allocated(device) - before, losses=losses)
     if not _return_freed_memory():
-        losses, step_s = _two_steps(config, there, device)
-        return MeasuredStep(peak=None, losses=losses, step_s=step_s)
+        losses = _two_steps(config, batches, device)
+        return MeasuredStep(peak=None, losses=losses)
     # Libraries load their code and set up threads in a first step; that is no part of the model's need.
     small = dataclasses.replace(config.model, dim=64, num_layers=1, mlp_dim=64, num_heads=1, num_kv_heads=1)
-    _two_steps(dataclasses.replace(config, model=small), there, device)
+    _two_steps(dataclasses.replace(config, model=small), batches, device)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    before = resident_bytes() - _num_bytes(batch)
+    before = resident_bytes()
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark (man 5 proc)
-    losses, step_s = _two_steps(config, there, device)
-    return MeasuredStep(peak=_proc_bytes("VmHWM") - before, losses=losses, step_s=step_s)
+    losses = _two_steps(config, batches, device)
+    return MeasuredStep(peak=_proc_bytes("VmHWM") - before + num_bytes, losses=losses)
 
 
-def _two_steps(config: RunConfig, batch: Batch, device: torch.device | str) -> tuple[dict[str, float], float]:
-    """Losses of the second step, and its seconds."""
-    with torch.device(device):
-        model = Sensorium(config.model)
-    ema = EMA(model, config.train.ema_decay)
-    optimizer = MuonAdamW(model, config.train)
+def _two_steps(config: RunConfig, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
+    """Losses of the second step."""
+    parts = Parts(config, device)
     for _ in range(2):
-        started = time.perf_counter()
-        means = run_step(config, model, optimizer, ema, batch, lambda phase: None)
-        losses = {name: float(mean) for name, mean in means.items()}
-    return losses, time.perf_counter() - started
+        losses = {name: float(value) for name, value in parts.step(batches, lambda phase: None).items()}
+    return losses
 
 
-def run_step(
-    config: RunConfig,
-    model: Sensorium,
-    optimizer: MuonAdamW,
-    ema: EMA,
-    batch: Batch,
-    enter: Callable[[str], None],
-) -> dict[str, Tensor]:
-    """One training step as the trainer takes it; ``enter`` hears of each phase."""
-    enter("forward")
-    noise = draw_noise(batch, config.model, torch.Generator().manual_seed(0))
-    total, means = total_loss(compute_losses(model, batch, noise), config.train)
-    optimizer.zero_grad()
-    enter("backward")
-    total.backward()
-    enter("update")
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.grad_clip)
-    optimizer.step()
-    ema.update(model, 1)
-    return {name: mean.detach() for name, mean in means.items()}
+class Parts:
+    """What a trainer of one process holds while it trains, and its step without a run around it."""
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        self.config, self.ranks = config, Ranks(device=device)
+        self.model = Sensorium(config.model)
+        prepare_model(self.model, config.train, self.ranks)
+        self.shards = Shards(self.model, self.ranks)
+        self.optimizer = MuonAdamW(self.shards, config.train)
+        self.ema = EMA(self.shards, config.train.ema_decay)
+
+    def step(self, batches: Sequence[Batch], enter: Callable[[str], None]) -> dict[str, Tensor]:
+        """The trainer's step; ``enter`` hears of each phase. Returns the sum of every loss over its count."""
+        enter("forward")
+        self.shards.zero_grad()
+        facts = share_facts(batches, self.config, self.ranks)
+        means: dict[str, Tensor] = {}
+        for losses in step_losses(self.model, batches, facts, self.config, self.ranks):
+            total, own = total_loss(losses, self.config.train)
+            del losses
+            enter("backward")
+            total.backward()
+            enter("forward")
+            means = {name: means.get(name, 0) + mean.detach() for name, mean in own.items()}
+        enter("update")
+        self.shards.clip_(self.config.train.grad_clip)
+        self.optimizer.step()
+        self.ema.update(self.shards, 1)
+        return means
 
 
 class _Tally(TorchDispatchMode):
