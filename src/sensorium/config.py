@@ -209,6 +209,7 @@ class TrainConfig:
         w_flow, w_align, z_loss: weights of the losses beside next-token cross-entropy (1).
         ema_decay: of the exponential moving average whose weights are saved for inference.
         save_every, sample_every, log_every: steps; 0 means only at the end.
+        trackers: where metrics and samples go beside the run's own files (extra "track").
         eval_every: steps between losses on ``eval_batches`` steps' worth of the sources' "validation" split; 0 means
             never. The checkpoint with the lowest is ``best``.
         num_microbatches: parts in which a rank goes through its share of a step: less memory, the same losses.
@@ -239,6 +240,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     sample_every: int = 0
     log_every: int = 10
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     eval_every: int = 0
     eval_batches: int = 4
     num_microbatches: int = 1

@@ -12,8 +12,8 @@ from sensorium.model.flops import StepFlops, build, flops_per_token
 from sensorium.sequence.packing import Batch
 from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.train.memory import MemoryEstimate, estimate_memory, measure_step
-from sensorium.train.metrics import part_of
 from sensorium.train.parallel import start_ranks
+from sensorium.train.sight import part_of
 
 TERMS = {
     "weights": "weights",

@@ -50,7 +50,7 @@ Examples:
 """
 BUDGET_KEYS = (
     *("train.num_steps", "train.max_train_s", "train.save_every", "train.keep_checkpoints"),
-    *("train.sample_every", "train.log_every", "train.eval_every", "train.eval_batches"),
+    *("train.sample_every", "train.log_every", "train.eval_every", "train.eval_batches", "train.trackers"),
     # How batches are made, never which; how a step is computed, never what.
     *("data.num_workers", "data.cache_mb"),
     *("train.num_microbatches", "train.shard_size", "train.activation_checkpointing", "train.compile"),

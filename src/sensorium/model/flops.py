@@ -89,21 +89,26 @@ class StepFlops:
     """FLOPs of a training step on a batch: three times the pass forward.
 
     A token attends to the whole of its document, as is usual where MFU is stated (PaLM, arXiv 2204.02311, appendix B,
-    which does not halve for causality); padding and other documents cost nothing, whatever the kernel does with them.
+    does not halve for causality); padding and other documents cost nothing, whatever the kernel does with them.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         model = build(config)
         self.config = config
         self.per_token = _trunk(model)
-        self.per_logits = 2 * config.vocab_size * config.dim
-        self.per_latents = 2 * config.latent_dim * config.dim
-        self.media: dict[str, tuple[MediaEncoder, PatchHead]] = {}
-        for name in config.modalities:
+        # Of each modality: fixed for an item, for each of its patches, and for each pair of its patches.
+        self.seen: dict[str, tuple[float, float, float]] = {}
+        self.generated: dict[str, tuple[float, float, float]] = {}
+        for name, modality in config.modalities.items():
             encoder, head = model.encoders[name], model.media_heads[name]
-            assert isinstance(encoder, MediaEncoder)
-            assert isinstance(head, PatchHead)
-            self.media[name] = encoder, head
+            # Of a modality's own classes the matrices are counted, once for each patch.
+            self.seen[name] = (0.0, float(_linears(encoder)), 0.0)
+            self.generated[name] = (0.0, float(_linears(head)), 0.0)
+            if isinstance(encoder, MediaEncoder):
+                self.seen[name] = (0.0, _encoder(encoder, 0), attention(config, len(encoder.blocks), 1))
+            if isinstance(head, PatchHead):
+                level = _linears(head.noise_level)
+                self.generated[name] = (level, _head(head, modality, 1) - level, 0.0)
 
     def __call__(self, batch: Batch) -> float:
         """Forward and backward on a batch that is in the main memory (its integers are read)."""
@@ -111,12 +116,12 @@ class StepFlops:
         lengths_D = torch.bincount(batch.doc_id_BT[batch.doc_id_BT >= 0])
         forward = float(self.per_token * batch.num_tokens)
         forward += attention(config, config.num_layers, int(lengths_D.square().sum()))
-        forward += self.per_logits * int((batch.labels_BT != IGNORE).sum())
-        forward += self.per_latents * (len(batch.emb_a_M) + len(batch.emb_b_M))
-        forward += 2 * config.latent_dim * len(batch.emb_a_M) ** 2
-        for name, media in batch.context.items():
-            forward += sum(_encoder(self.media[name][0], n) * n for n in media.num_patches_N.tolist())
-        for name, media in batch.targets.items():
-            head, modality = self.media[name][1], config.modalities[name]
-            forward += sum(_head(head, modality, n) * n for n in media.num_patches_N.tolist())
+        forward += 2 * config.vocab_size * config.dim * int((batch.labels_BT != IGNORE).sum())
+        num_pairs = len(batch.emb_a_M)
+        forward += 2 * config.latent_dim * num_pairs * (2 * config.dim + num_pairs)
+        for costs, group in ((self.seen, batch.context), (self.generated, batch.targets)):
+            for name, media in group.items():
+                patches_N = media.num_patches_N.double()
+                item, patch, pair = costs[name]
+                forward += float((item + patch * patches_N + pair * patches_N.square()).sum())
         return 3 * forward

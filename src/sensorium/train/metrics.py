@@ -11,12 +11,6 @@ from typing import Any, TextIO
 from sensorium.pretrained import write_file
 
 
-def part_of(name: str) -> str:
-    """The part of the model that a parameter belongs to: ``encoders.image``, ``layers``, ``norm``."""
-    first, _, rest = name.partition(".")
-    return f"{first}.{rest.partition('.')[0]}" if first in ("encoders", "media_heads") else first
-
-
 class MetricsLog:
     """Appends one JSON object per step to ``metrics.jsonl``.
 
