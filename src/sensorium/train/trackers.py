@@ -121,7 +121,12 @@ class Trackio:
     def __init__(self, config: RunConfig, run: Path, num_done: int) -> None:
         self.package = _find("trackio")
         self.run: Any = self.package.init(
-            project=PROJECT, name=run.name, config=to_dict(config), resume="allow", embed=False
+            project=PROJECT,
+            name=run.name,
+            config=to_dict(config),
+            resume="allow",
+            embed=False,
+            auto_log_cpu=False,
         )
 
     def log(self, values: Mapping[str, Any]) -> None:
@@ -135,6 +140,8 @@ class Trackio:
             name = f"samples/{file.stem}"
             if file.suffix == ".png":
                 found[name] = self.package.Image(str(file))
+            elif file.suffix == ".wav":
+                found[name] = self.package.Audio(str(file), sample_rate=SAMPLE_RATE)
             elif file.suffix == ".txt":
                 found[name] = self.package.Markdown(file.read_text(encoding="utf-8").replace("\n", "  \n"))
         self.run.log(found, step=step)

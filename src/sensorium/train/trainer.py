@@ -109,15 +109,15 @@ class Trainer:
         try:
             with first_interrupt(signal.SIGINT, signal.SIGTERM) as interrupted:
                 self._loop(stream, interrupted)
+            final = self.save()
+            if self.sampler:
+                self.sample()
         finally:
             stream.close()
             if self.line:
                 self.line.close()
-        final = self.save()
-        if self.sampler:
-            self.sample()
-        for tracker in self.trackers:
-            tracker.close()
+            for tracker in self.trackers:
+                tracker.close()
         if self.ranks.is_main:
             write_csv(self.run_folder)
             plot_losses(self.run_folder)
