@@ -214,6 +214,18 @@ def table(work: Work, cluster: Cluster, sample_bytes: float, save_every_s: float
     return rows
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of docs/scaling.md: a line for each figure."""
+
+    def cell(value: float) -> str:
+        return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+    names = [name for name in rows[0] if name not in ("gpus", "shard")]
+    head = "| | " + " | ".join(f"{row['gpus']:,} GPUs, shard {row['shard']:,}" for row in rows) + " |"
+    lines = [f"| {name} | " + " | ".join(cell(row[name]) for row in rows) + " |" for name in names]
+    return "\n".join([head, "|---" * (len(rows) + 1) + "|", *lines]) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -232,12 +244,7 @@ def main() -> None:
         f"{options.recipe}: {work.parameters:,} parameters, {work.trunk:,} of them in blocks; {work.tokens:,} tokens, "
     )
     print(f"{work.samples} samples and {work.pairs} pairs on each GPU in a step")
-    width = max(map(len, rows[0]))
-    for name in rows[0]:
-        cells = (
-            f"{row[name]:>12,.3f}" if isinstance(row[name], float) else f"{row[name]:>12,}" for row in rows
-        )
-        print(name.ljust(width), *cells)
+    print(markdown(rows))
     if options.json:
         about = {
             "assumptions": asdict(cluster),

@@ -49,5 +49,16 @@ def test_a_dry_run(here: Run, tmp_path: Path) -> None:
         assert fragment in done.stdout, fragment
 
 
+def test_what_does_not_fit_is_not_tried(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sensorium.commands import dry_run
+
+    monkeypatch.setattr(dry_run, "available_bytes", lambda device: 1000)
+    monkeypatch.setattr(dry_run, "measure_step", None)
+    done = here("train", "nano", "--dry-run", *TINY, "--data", "starter:noto")
+    assert done.returncode == 1
+    assert "no real step" in done.stdout
+    assert "train.num_microbatches" in done.stdout
+
+
 def test_mistakes(here: Run) -> None:
     assert_mistake(here("train", "--dry-run"), "no recipe is named")

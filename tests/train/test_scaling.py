@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 from benchmarks.scaling import (
@@ -11,9 +12,11 @@ from benchmarks.scaling import (
     break_even_tokens,
     gathered,
     lost_share,
+    markdown,
     simulate_lost_share,
     step_bytes,
     step_times,
+    table,
     work_of,
 )
 
@@ -76,3 +79,28 @@ def test_what_failures_cost_is_what_happens(factor: float) -> None:
     interval = factor * best_interval_s(save_s, between_s)
     played = simulate_lost_share(interval, save_s, between_s, restart_s, num_failures=20_000, seed=0)
     assert lost_share(interval, save_s, between_s, restart_s) == pytest.approx(played, rel=0.05)
+
+
+def test_the_page_shows_what_the_script_prints(work: Work) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert markdown(table(work, CLUSTER, 40e3, 1800.0)) in page
+
+
+def test_what_the_page_concludes(work: Work) -> None:
+    """The sentences below the table that hold figures of their own."""
+    samples = 2048
+    for ranks, waits_fsdp, waits_hsdp in ((64, True, False), (1024, True, True)):
+        tokens = samples * 320 / ranks
+        assert (tokens < break_even_tokens(work, CLUSTER, ranks, ranks)) == waits_fsdp
+        assert (tokens < break_even_tokens(work, CLUSTER, ranks, 8)) == waits_hsdp
+    assert break_even_tokens(work, CLUSTER, 1024, 8) * 1024 / 320 == pytest.approx(7000, rel=0.05)
+    moved = step_bytes(work, 1024, 8)
+    assert moved["alignment"] / (moved["alignment"] + moved["sum over copies"]) == pytest.approx(
+        0.25, abs=0.02
+    )
+    for ranks, times in ((64, 8), (1024, 6)):
+        ratio = (
+            step_times(work, CLUSTER, ranks, ranks)["network"]
+            / step_times(work, CLUSTER, ranks, 8)["network"]
+        )
+        assert ratio == pytest.approx(times, rel=0.05)

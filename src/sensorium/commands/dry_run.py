@@ -11,10 +11,11 @@ from sensorium.data.loader import LARGEST_OF, Loader
 from sensorium.model.flops import StepFlops, build, flops_per_token
 from sensorium.sequence.packing import Batch
 from sensorium.sequence.tokenizer import Tokenizer
-from sensorium.train.memory import MemoryEstimate, estimate_memory, measure_step
+from sensorium.train.memory import MemoryEstimate, available_bytes, estimate_memory, measure_step
 from sensorium.train.parallel import start_ranks
 from sensorium.train.sight import part_of
 
+DOES_NOT_FIT = 1
 TERMS = {
     "weights": "weights",
     "gradients": "gradients that exist then",
@@ -26,7 +27,11 @@ TERMS = {
 
 
 def dry_run(config: RunConfig) -> int:
-    """Print everything that is known before a run, then what a step on the largest batch says."""
+    """Print everything that is known before a run, then what a step on the largest batch says.
+
+    Returns:
+        0, or 1 where memory would not suffice: then no step is taken.
+    """
     print(f"dry run of {config.name}: nothing is written, nothing is kept\n")
     _print_parameters(config)
     tokenizer = Tokenizer.load(config.tokenizer)
@@ -43,6 +48,14 @@ def dry_run(config: RunConfig) -> int:
     print("\nits first sample, as the model sees it (what is predicted is what the loss counts)")
     template = batch.tasks[0].rpartition("/")[2]
     print_documents({"id": batch.sample_ids[0]}, template, config.name, config.data.row_length, shown)
+    free = available_bytes(device)
+    if free is not None and estimate.peak > free:
+        print(
+            f"\nno real step: {_mb(estimate.peak)} are needed and {_mb(free)} are free; raise train.num_microbatches, "
+            "turn train.activation_checkpointing on, lower data.samples_per_step or data.row_length, take a smaller "
+            "model or more devices"
+        )
+        return DOES_NOT_FIT
     print("\ntwo real steps on this batch ...", flush=True)
     measured = measure_step(config, batches, device)
     losses = ", ".join(f"{name} {value:.3f}" for name, value in measured.losses.items())

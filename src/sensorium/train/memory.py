@@ -275,6 +275,15 @@ def _return_freed_memory() -> bool:
     return bool(libc.mallopt(m_mmap_threshold, _OWN_MAPPING) and libc.mallopt(m_trim_threshold, _OWN_MAPPING))
 
 
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that a run could have now; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    path = Path("/proc/meminfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
 def resident_bytes() -> int:
     """Memory of this process that is in use now (Linux)."""
     return _proc_bytes("VmRSS")
