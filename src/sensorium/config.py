@@ -8,6 +8,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -208,6 +209,7 @@ class TrainConfig:
         w_flow, w_align, z_loss: weights of the losses beside next-token cross-entropy (1).
         ema_decay: of the exponential moving average whose weights are saved for inference.
         save_every, sample_every, log_every: steps; 0 means only at the end.
+        trackers: where metrics and samples go beside the run's own files (extra "track").
         eval_every: steps between losses on ``eval_batches`` steps' worth of the sources' "validation" split; 0 means
             never. The checkpoint with the lowest is ``best``.
         num_microbatches: parts in which a rank goes through its share of a step: less memory, the same losses.
@@ -238,6 +240,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     sample_every: int = 0
     log_every: int = 10
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     eval_every: int = 0
     eval_batches: int = 4
     num_microbatches: int = 1
@@ -320,6 +323,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     ):
         raise ValueError(f"configuration key {name!r} is {value!r}; expected {hint.__name__}")
     return value
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested JSON values as dotted keys: ``{"train.lr": 1e-3, "data.sources.0.path": ...}``."""
+    if isinstance(values, Mapping):
+        items = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, list | tuple) and any(isinstance(value, Mapping) for value in values):
+        items = [(str(index), value) for index, value in enumerate(values)]
+    else:
+        return {prefix: list(values) if isinstance(values, tuple) else values}
+    return {
+        k: v for key, value in items for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 def save_config(config: Any, path: Path) -> None:

@@ -14,14 +14,20 @@ from sensorium.config import ModelConfig
 from sensorium.model.flow import MIN_ONE_MINUS_T, Noise, add_noise, to_clean
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.document import IGNORE
-from sensorium.sequence.packing import Batch
+from sensorium.sequence.packing import Batch, MediaBatch
 
 
 class Loss(NamedTuple):
-    """A sum over ``count`` supervised items; their ratio over all ranks and micro-batches is the loss."""
+    """A sum over ``count`` supervised items; their ratio over all ranks and micro-batches is the loss.
+
+    Args:
+        parts: the sum by document, for logs (of ``flow_loss`` by item), without gradients; None where it is no sum
+            over documents.
+    """
 
     sum: Tensor
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+    parts: Tensor | None = None
 
 
 # Latents of both sides of a batch's pairs, logit scale, logit bias -> the alignment loss. Its own batch is not all
@@ -40,6 +46,27 @@ def count_items(batch: Batch, config: ModelConfig) -> dict[str, float]:
     return counts
 
 
+def count_by_document(batch: Batch, config: ModelConfig) -> dict[str, Tensor]:
+    """What ``count_items`` counts, by document: loss -> ``[documents]``."""
+    supervised = batch.doc_id_BT[batch.labels_BT != IGNORE]
+    counts = {"text": _by_document(torch.ones_like(supervised), supervised, batch)}
+    for name, media in batch.targets.items():
+        values_N = media.num_patches_N * config.modalities[name].patch_dim
+        counts[f"flow_{name}"] = _by_document(values_N, _documents_of(media, batch), batch)
+    return counts
+
+
+def _by_document(values: Tensor, document: Tensor, batch: Batch) -> Tensor:
+    """Sums of values by the document that each belongs to."""
+    return values.new_zeros(len(batch.sample_ids)).index_add(0, document, values)
+
+
+def _documents_of(media: MediaBatch, batch: Batch) -> Tensor:
+    """The document of each item ``[N]``."""
+    first_N = media.num_patches_N.cumsum(0) - media.num_patches_N
+    return batch.doc_id_BT.flatten()[media.token_index_P[first_N]]
+
+
 def text_loss(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Loss, Loss]:
     """Next-token cross-entropy, and the z-loss ``log(Z)^2`` against drifting logits (arXiv 2204.02311).
 
@@ -51,7 +78,9 @@ def text_loss(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Loss,
     log_z = torch.logsumexp(logits, dim=-1)
     picked = logits.gather(1, labels[:, None])[:, 0]
     count = torch.tensor(float(len(labels)), device=hidden_BTD.device)
-    return Loss((log_z - picked).sum(), count), Loss(log_z.square().sum(), count)
+    losses = log_z - picked
+    parts = _by_document(losses.detach(), batch.doc_id_BT[supervised_BT], batch)
+    return Loss(losses.sum(), count, parts), Loss(log_z.square().sum(), count)
 
 
 def flow_loss(
@@ -71,7 +100,7 @@ def flow_loss(
         valid_N1HW: bool, False where an item is padding.
 
     Returns:
-        Sum over the values of all items, and their number.
+        Sum over the values of all items, their number, and the sum by item.
 
     Source: JiT, arXiv 2511.13720, equations 4 to 6.
     """
@@ -80,7 +109,8 @@ def flow_loss(
     x_hat = to_clean(prediction_NCHW, z_NCHW, t_N, config.target)
     error = ((x_hat - x_NCHW) / (1 - t_N).clamp_min(MIN_ONE_MINUS_T)[:, None, None, None]).float().square()
     valid = valid_N1HW.expand_as(error)
-    return Loss((error * valid).sum(), valid.sum().float())
+    error = error * valid
+    return Loss(error.sum(), valid.sum().float(), error.detach().flatten(1).sum(dim=1))
 
 
 def align_loss(
@@ -141,7 +171,7 @@ def compute_losses(
     config = model.config
     losses: dict[str, Loss] = {}
     text, losses["z"] = text_loss(model, hidden_BTD, batch)
-    losses["text"] = Loss(text.sum + touch_unused(model, batch), text.count)
+    losses["text"] = text._replace(sum=text.sum + touch_unused(model, batch))
     flat_hidden = hidden_BTD.flatten(0, 1)
     for name, modality in config.modalities.items():
         if name not in batch.targets:
@@ -156,7 +186,7 @@ def compute_losses(
         valid = (rows[None, :, None] < size_N2[:, 0, None, None]) & (
             cols[None, None, :] < size_N2[:, 1, None, None]
         )
-        losses[f"flow_{name}"] = flow_loss(
+        loss = flow_loss(
             prediction,
             media.arrays_NCHW,
             noise[name],
@@ -164,6 +194,9 @@ def compute_losses(
             config,
             noise_scale=modality.noise_scale,
         )
+        assert loss.parts is not None
+        parts = _by_document(loss.parts, _documents_of(media, batch), batch)
+        losses[f"flow_{name}"] = loss._replace(parts=parts)
     latents = pair_latents(model, hidden_BTD, batch)
     if align is not None:
         losses["align"] = align(*latents, model.logit_scale, model.logit_bias)

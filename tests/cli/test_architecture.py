@@ -1,14 +1,18 @@
 """``sensorium info`` counts what PyTorch counts."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sensorium import recipes
-from sensorium.commands.architecture import build, describe, flops_per_token, modules
+from sensorium.commands.architecture import describe, modules
+from sensorium.losses import compute_losses
+from sensorium.model.flops import StepFlops, build, flops_per_token
+from sensorium.model.flow import draw_noise
 from sensorium.model.sensorium import Sensorium
-from sensorium.sequence.document import Document, TextSegment
+from sensorium.sequence.document import Document, MediaSegment, TextSegment
 from sensorium.sequence.packing import MediaBatch, pack
 from sensorium.sequence.tokenizer import Tokenizer
 
@@ -89,3 +93,18 @@ def test_every_recipe_can_be_described(name: str) -> None:
     facts = describe(recipes.get(name))
     assert facts["parameters"] > 0
     assert all(value > 0 for value in facts["flops"]["per_token"].values())
+
+
+def test_a_step_costs_what_pytorch_counts(model: Sensorium) -> None:
+    """One document a row, without padding, so that what the dense attention computes is what is asked for."""
+    config = model.config
+    tokenizer = Tokenizer.load(recipes.get("nano").tokenizer)
+    picture, words = np.zeros((3, 32, 32), np.float32), TextSegment(list(range(300, 300 + CONTEXT - 16)))
+    documents = [
+        Document([MediaSegment("image", picture, (4, 4)), words]),
+        Document([words, MediaSegment("image", picture, (4, 4), noisy=True)]),
+    ]
+    batch = pack(documents, tokenizer, config, row_length=CONTEXT)
+    noise = draw_noise(batch, config, torch.Generator().manual_seed(0))
+    step = StepFlops(config)(batch)
+    assert 3 * count(lambda: compute_losses(model, batch, noise)) == pytest.approx(step, rel=1e-3)

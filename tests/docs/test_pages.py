@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from sensorium.cli import VERBS
+from sensorium import recipes
+from sensorium.cli import VERBS, main
+from sensorium.config import DataConfig, RunConfig, SourceConfig, TrainConfig
+from sensorium.train.metrics import read_metrics
+from sensorium.train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +38,33 @@ def test_the_commands_of_the_readme_exist() -> None:
     assert {"quickstart", "generate", "train"} <= verbs <= set(VERBS)
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
     assert set(re.findall(r"make ([a-z]+)", readme)) <= targets
+
+
+def test_what_the_page_on_watching_names_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "watching.md").read_text(encoding="utf-8")
+    known = ""
+    for words in (["train", "nano"], ["runs"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        known += capsys.readouterr().out
+    options = set(re.findall(r"(?<![\w-])(--[a-z][a-z.-]+)", page)) - {"--logdir"}
+    assert len(options) > 5
+    for option in options:
+        assert re.search(rf"{re.escape(option)}\b", known), option
+    # Every key of the table is one that a run writes.
+    run = RunConfig(
+        name="page",
+        tokenizer="starter-1k",
+        model=recipes.get("base-debug").model,
+        data=DataConfig(sources=(SourceConfig(path="starter:noto", weight=1),), samples_per_step=4),
+        train=TrainConfig(num_steps=1, log_every=1),
+    )
+    Trainer(run, tmp_path / "run").train()
+    (line,) = read_metrics(tmp_path / "run")
+    (table,) = re.findall(r"A line of `metrics.jsonl`:\n\n(.*?)\n\n", page, flags=re.S)
+    keys = {key for row in table.splitlines() for key in re.findall(r"`([a-z_/]+)`", row.split("|")[1])}
+    assert keys
+    assert keys <= set(line)
 
 
 def test_a_reports_pictures_stay_inside_it(tmp_path: Path) -> None:

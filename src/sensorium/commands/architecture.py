@@ -1,34 +1,13 @@
-"""What a configuration builds, read from the modules themselves, and what a token costs in FLOPs.
-
-A multiplication and an addition are two operations. For one token, one pass forward::
-
-    FLOPs = 2 x weights used for the token + 4 x layers x heads x head_dim x tokens attended to
-
-A weight of a matrix is used once for a token. A weight of a convolution is used once for each position it
-puts out, so it counts as often as there are such positions for each token. Looking an embedding up is free;
-norms, rotations and activations are left out. A test holds this against PyTorch's own counter.
-A training step costs about three passes forward.
-"""
+"""What a configuration builds, read from the modules themselves, as JSON values."""
 
 from typing import Any
 
-import torch
 from torch import nn
 
-from sensorium.config import ModalityConfig, ModelConfig, RunConfig
+from sensorium.config import ModalityConfig, RunConfig
 from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
-from sensorium.model.encoders import MediaEncoder
-from sensorium.model.heads import PatchHead
-from sensorium.model.layers import Block
+from sensorium.model.flops import FORMULA, build, flops_per_token
 from sensorium.model.sensorium import Sensorium
-
-FORMULA = "2 x weights used for the token + 4 x layers x heads x head_dim x tokens attended to"
-
-
-def build(config: ModelConfig) -> Sensorium:
-    """The model without its memory: shapes only, whatever the size."""
-    with torch.device("meta"):
-        return Sensorium(config)
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
@@ -86,61 +65,6 @@ def medium(name: str, modality: ModalityConfig) -> dict[str, Any]:
         out["tokens_per_s"] = round(frames_per_s / modality.patch[0] * columns, 3)
         out["max_duration_s"] = round(modality.max_size[0] / frames_per_s, 2)
     return out
-
-
-def flops_per_token(model: Sensorium, context: int) -> dict[str, float]:
-    """FLOPs of one pass forward for each kind of token that attends to ``context`` tokens in the trunk."""
-    config = model.config
-    trunk = _trunk(model) + attention(config, config.num_layers, context)
-    out: dict[str, float] = {"text": trunk + 2 * config.vocab_size * config.dim}
-    for name, modality in config.modalities.items():
-        encoder, head = model.encoders[name], model.media_heads[name]
-        assert isinstance(encoder, MediaEncoder)
-        assert isinstance(head, PatchHead)
-        num_tokens = modality.max_grid[0] * modality.max_grid[1]
-        out[f"{name}, seen"] = trunk + _encoder(encoder, num_tokens)
-        out[f"{name}, generated (each step)"] = trunk + _head(head, modality, num_tokens)
-    return out
-
-
-def attention(config: ModelConfig, num_layers: int, num_keys: int) -> int:
-    """Queries times keys, and weights times values, for one token."""
-    return 4 * num_layers * config.num_heads * config.head_dim * num_keys
-
-
-def _trunk(model: Sensorium) -> int:
-    """Matrices of the trunk for one token: with experts it uses one of the two feed-forwards."""
-    blocks = [layer for layer in model.layers if isinstance(layer, Block)]
-    return sum(_linears(b) - (_linears(b.noisy_mlp) if b.noisy_mlp is not None else 0) for b in blocks)
-
-
-def _encoder(encoder: MediaEncoder, num_tokens: int) -> float:
-    blocks = sum(_linears(block) for block in encoder.blocks)
-    return _stem(encoder.stem) + blocks + attention(encoder.config, len(encoder.blocks), num_tokens)
-
-
-def _stem(stem: nn.Module) -> float:
-    convolutions = [m for m in stem.modules() if isinstance(m, nn.Conv2d)]
-    total, positions = float(_linears(stem)), 1
-    # From the last layer, which puts out one position for each token, back to the first.
-    for convolution in reversed(convolutions):
-        total += 2 * convolution.weight.numel() * positions
-        positions *= convolution.stride[0] * convolution.stride[1]
-    return total
-
-
-def _head(head: PatchHead, modality: ModalityConfig, num_tokens: int) -> float:
-    pixels = modality.patch[0] * modality.patch[1]
-    refiner = [m for m in (head.refiner or []) if isinstance(m, nn.Conv2d)]
-    # The noise level is embedded once for a medium.
-    level = _linears(head.noise_level) / num_tokens
-    return (
-        _linears(head.stem) + _linears(head.out) + level + sum(2 * m.weight.numel() * pixels for m in refiner)
-    )
-
-
-def _linears(module: nn.Module) -> int:
-    return sum(2 * m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
 
 
 def _is_container(module: nn.Module) -> bool:

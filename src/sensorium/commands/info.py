@@ -85,7 +85,7 @@ def _check_tensors(config: RunConfig, path: Path) -> None:
     import safetensors
     import torch
 
-    from sensorium.commands.architecture import build
+    from sensorium.model.flops import build
     from sensorium.pretrained import load_weights
 
     if not path.is_file():

@@ -12,7 +12,16 @@ import tyro
 
 from sensorium import recipes
 from sensorium.commands.arguments import help_only, run_tyro
-from sensorium.config import RunConfig, SourceConfig, Template, from_dict, load_config, save_config, to_dict
+from sensorium.config import (
+    RunConfig,
+    SourceConfig,
+    Template,
+    flatten,
+    from_dict,
+    load_config,
+    save_config,
+    to_dict,
+)
 
 if TYPE_CHECKING:
     from sensorium.train.trainer import Trainer
@@ -32,6 +41,7 @@ A run's folder holds step-*/ (models that every other verb opens), metrics.jsonl
 samples/ and resolved.json (the whole configuration).
 
 Examples:
+  sensorium train nano --dry-run
   sensorium train nano --out runs/nano
   sensorium train tiny --out runs/tiny --train.lr 1e-3 --train.max-train-s 3600 --train.sample-every 200
   sensorium train nano --out runs/mine --data photos.parquet=pair,align questions/=chat
@@ -40,7 +50,7 @@ Examples:
 """
 BUDGET_KEYS = (
     *("train.num_steps", "train.max_train_s", "train.save_every", "train.keep_checkpoints"),
-    *("train.sample_every", "train.log_every", "train.eval_every", "train.eval_batches"),
+    *("train.sample_every", "train.log_every", "train.eval_every", "train.eval_batches", "train.trackers"),
     # How batches are made, never which; how a step is computed, never what.
     *("data.num_workers", "data.cache_mb"),
     *("train.num_microbatches", "train.shard_size", "train.activation_checkpointing", "train.compile"),
@@ -58,6 +68,8 @@ class RunOptions:
     """Folder of the run."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run in that folder."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show parameters, FLOPs and memory, take two steps on the largest batch, and keep nothing."""
     data: Annotated[
         tuple[str, ...],
         tyro.conf.arg(
@@ -104,9 +116,14 @@ def main(arguments: Sequence[str]) -> int:
         )
     start = recipes.get(recipe) if recipe else _saved_config(_folder(words))
     verb = f"train {recipe}".strip()
-    default = Train(out=tyro.MISSING, config=start)
+    # A dry run writes nothing.
+    default = Train(out=Path() if "--dry-run" in words else tyro.MISSING, config=start)
     chosen: Train = run_tyro(Train, words, verb=verb, description=_description(), default=default, pairs=True)
     config = _with_data(chosen.config, chosen)
+    if chosen.dry_run:
+        from sensorium.commands.dry_run import dry_run
+
+        return dry_run(config)
     if chosen.resume:
         config = _reconcile(config, _saved_config(chosen.out), chosen.out, _given_keys(words))
     return _run(config, chosen.out, resume=chosen.resume)
@@ -244,7 +261,7 @@ def _saved_config(out: Path) -> RunConfig:
 
 def _reconcile(config: RunConfig, saved: RunConfig, out: Path, given: set[str]) -> RunConfig:
     """The saved configuration with the budget that was asked for; any other difference is an error."""
-    asked, kept = _flat(to_dict(config)), _flat(to_dict(saved))
+    asked, kept = flatten(to_dict(config)), flatten(to_dict(saved))
     for key in sorted(asked.keys() | kept.keys()):
         if key not in BUDGET_KEYS and asked.get(key) != kept.get(key):
             raise ValueError(
@@ -262,19 +279,6 @@ def _reconcile(config: RunConfig, saved: RunConfig, out: Path, given: set[str]) 
         train=dataclasses.replace(saved.train, **changed["train"]),
         data=dataclasses.replace(saved.data, **changed["data"]),
     )
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries and lists as dotted keys."""
-    if isinstance(values, Mapping):
-        items = [(str(key), value) for key, value in values.items()]
-    elif isinstance(values, list | tuple) and any(isinstance(value, Mapping) for value in values):
-        items = [(str(index), value) for index, value in enumerate(values)]
-    else:
-        return {prefix: list(values) if isinstance(values, tuple) else values}
-    return {
-        k: v for key, value in items for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }
 
 
 def _given_keys(words: Sequence[str]) -> set[str]:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -68,26 +69,41 @@ def write_csv(run: Path) -> None:
         writer.writerows(lines)
 
 
+COLOURS = (("#9db4c8", "#1b4f72"), ("#e8b4a0", "#a93226"))  # as it is, and smoothed
+
+
 def plot_losses(run: Path) -> Path:
-    """``loss.png``: every loss over steps, smoothed, on its own scale."""
+    """``loss.png`` of a run: every loss over steps, smoothed, on its own scale."""
+    return plot_runs({"": read_metrics(run)}, run / "loss.png")
+
+
+def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Path:
+    """Every loss of one or two runs in one picture.
+
+    Args:
+        runs: label -> lines of one or two runs; the losses are those of the first one's last line.
+        path: of the PNG.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = read_metrics(run)
+    lines = next(iter(runs.values()), [])
     names = [key for key in (lines[-1] if lines else {}) if key.startswith("loss")]
     figure = Figure(figsize=(3.2 * max(len(names), 1), 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     for number, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), number + 1)
-        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-        steps, values = [p[0] for p in points], [p[1] for p in points]
-        axes.plot(steps, values, color="#9db4c8", linewidth=0.6)
-        axes.plot(steps, _smooth(values), color="#1b4f72", linewidth=1.6)
+        for (label, own), (pale, strong) in zip(runs.items(), COLOURS, strict=False):
+            points = [(line["step"], line[name]) for line in own if line.get(name) is not None]
+            steps, values = [p[0] for p in points], [p[1] for p in points]
+            axes.plot(steps, values, color=pale, linewidth=0.6)
+            axes.plot(steps, _smooth(values), color=strong, linewidth=1.6, label=label)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
-    path = run / "loss.png"
+        if number == 0 and len(runs) > 1:
+            axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
     return path
 

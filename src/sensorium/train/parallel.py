@@ -143,7 +143,10 @@ def prepare_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> None:
     step: the collectives then are the same on every rank, whatever media its batch holds.
     """
     blocks: list[Any] = list(model.layers)  # type: ignore[arg-type]
-    model.to(ranks.device)
+    if any(parameter.device.type != ranks.device.type for parameter in model.parameters()):
+        model.to(
+            ranks.device
+        )  # not where it is there: tensors without memory (``train.memory``) cannot be moved
     if config.activation_checkpointing:
         for block in blocks:
             # Its forward, not a wrapper around it: names of parameters stay as they are.

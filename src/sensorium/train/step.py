@@ -4,7 +4,7 @@ A step is split into ranks x micro-batches parts, and its losses do not depend o
 backward, and every pair is contrasted with all pairs of the step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ class Facts(NamedTuple):
     Args:
         counts: supervised items of each loss, of the whole step.
         num_pairs: pairs of each rank. num_groups: the most groups that a pair anywhere has.
-        num_tokens, num_samples: of the whole step.
+        num_tokens, num_samples: of the whole step. amounts: what else was asked to be added up.
     """
 
     counts: dict[str, float]
@@ -33,10 +33,18 @@ class Facts(NamedTuple):
     num_groups: int
     num_tokens: int
     num_samples: int
+    amounts: dict[str, float]
 
 
-def share_facts(batches: Sequence[Batch], config: RunConfig, ranks: Ranks) -> Facts:
-    """Count this rank's batches and learn of the others'."""
+def share_facts(
+    batches: Sequence[Batch], config: RunConfig, ranks: Ranks, amounts: Mapping[str, float] | None = None
+) -> Facts:
+    """Count this rank's batches and learn of the others'.
+
+    Args:
+        amounts: more to add up over ranks, which all give the same names.
+    """
+    amounts = amounts or {}
     own = [count_items(batch, config.model) for batch in batches]
     shared = ranks.share(
         tokens=sum(batch.num_tokens for batch in batches),
@@ -44,6 +52,7 @@ def share_facts(batches: Sequence[Batch], config: RunConfig, ranks: Ranks) -> Fa
         pairs=sum(len(batch.emb_a_M) for batch in batches),
         groups=max(batch.groups_MG.shape[1] for batch in batches),
         **{f"count_{name}": sum(counts[name] for counts in own) for name in own[0]},
+        **{f"amount_{name}": value for name, value in amounts.items()},
     )
     return Facts(
         {name: sum(shared[f"count_{name}"]) for name in own[0]},
@@ -51,6 +60,7 @@ def share_facts(batches: Sequence[Batch], config: RunConfig, ranks: Ranks) -> Fa
         int(max(shared["groups"])),
         int(sum(shared["tokens"])),
         int(sum(shared["samples"])),
+        {name: sum(shared[f"amount_{name}"]) for name in amounts},
     )
 
 
@@ -104,7 +114,7 @@ def step_losses(
         with autocast():
             batch, levels = inputs(number)
             losses = compute_losses(model, batch, levels, contrast.align(number))
-        yield {name: Loss(losses[name].sum, counts[names.index(name)]) for name in names}
+        yield {name: losses[name]._replace(count=counts[n]) for n, name in enumerate(names)}
 
 
 class Contrast:

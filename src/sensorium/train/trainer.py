@@ -26,8 +26,10 @@ from sensorium.train.evaluate import averaged_weights, evaluate, validation_load
 from sensorium.train.failures import memory_explained, write_report
 from sensorium.train.metrics import MetricsLog, Progress, plot_losses, write_csv
 from sensorium.train.optimizer import EMA, MuonAdamW, is_muon, learning_rate, tune_allocator
-from sensorium.train.parallel import Shards, prepare_model, start_ranks, was_restarted
+from sensorium.train.parallel import Shards, prepare_model, start_ranks, use_bfloat16, was_restarted
+from sensorium.train.sight import Amounts, Norms, TaskLosses
 from sensorium.train.step import Facts, share_facts, step_losses, total_loss
+from sensorium.train.trackers import open_trackers
 
 Sampler = Callable[["Trainer", Path], None]  # writes samples at fixed prompts into a folder
 
@@ -79,7 +81,11 @@ class Trainer:
             self.step, self.elapsed_s = counters["step"], counters["elapsed_s"]
             self.tokens_seen, self.samples_seen = counters["tokens_seen"], counters["samples_seen"]
             self.best_loss = counters.get("best_loss", math.inf)
+        half = use_bfloat16(config.train, self.ranks.device)
+        self.amounts = Amounts(config.model, self.ranks.device, torch.bfloat16 if half else torch.float32)
+        self.norms = Norms(self.shards)
         self.log = MetricsLog(run, self.step) if self.ranks.is_main else None
+        self.trackers = open_trackers(config, run, self.step) if self.ranks.is_main else []
         self.line = Progress() if self.ranks.is_main else None
         self.pending: list[tuple[dict[str, Any], Sequence[Batch]]] = []  # steps that nobody has looked at yet
         self.stopped_by: int | None = None
@@ -103,13 +109,15 @@ class Trainer:
         try:
             with first_interrupt(signal.SIGINT, signal.SIGTERM) as interrupted:
                 self._loop(stream, interrupted)
+            final = self.save()
+            if self.sampler:
+                self.sample()
         finally:
             stream.close()
             if self.line:
                 self.line.close()
-        final = self.save()
-        if self.sampler:
-            self.sample()
+            for tracker in self.trackers:
+                tracker.close()
         if self.ranks.is_main:
             write_csv(self.run_folder)
             plot_losses(self.run_folder)
@@ -133,8 +141,10 @@ class Trainer:
                 elapsed=before + time.perf_counter() - started, stop=interrupted.number * interrupted.is_set()
             )
             self.elapsed_s, self.stopped_by = now["elapsed"][0], int(max(now["stop"])) or None
+            step_s = time.perf_counter() - asked
             values |= {
-                "tokens_per_s": values.pop("tokens") / (time.perf_counter() - asked),
+                "tokens_per_s": values.pop("tokens") / step_s,
+                **self.amounts.rates(values.pop("amounts"), step_s, self.ranks.world_size),
                 "data_wait_s": data_wait_s,
                 "elapsed_s": self.elapsed_s,
             }
@@ -171,9 +181,11 @@ class Trainer:
         lr = learning_rate(self.progress, config)
         self.optimizer.set_lr(lr)
         self.shards.zero_grad()
-        facts = share_facts(batches, self.config, self.ranks)
+        facts = share_facts(batches, self.config, self.ranks, self.amounts.of(batches))
         with memory_explained(self.step + 1, batches, self.config):
-            total, means = self._backward(batches, facts)
+            total, means, by_task = self._backward(batches, facts)
+        has_norms = (self.step + 1) % config.log_every == 0
+        norms = self.norms.of_gradients() if has_norms else {}
         grad_norm = self.shards.clip_(config.grad_clip)
         self.tokens_seen += facts.num_tokens
         self.samples_seen += facts.num_samples
@@ -186,30 +198,43 @@ class Trainer:
             "tokens_seen": self.tokens_seen,
             "samples_seen": self.samples_seen,
             "tokens": facts.num_tokens,
+            "amounts": facts.amounts,
+            **by_task,
+            **norms,
         }
         self.pending.append((values, batches))
         if not self._is_deferred:
             self._check_finite()
         self.shards.give_gradients()
+        if has_norms:
+            self.norms.remember_weights()
         with memory_explained(self.step + 1, batches, self.config):
             self.optimizer.step()
         self.shards.take_weights()
+        if has_norms:
+            values |= self.norms.of_updates()
         self.step += 1
         self.ema.update(self.shards, self.step)
         return values
 
-    def _backward(self, batches: Sequence[Batch], facts: Facts) -> tuple[Tensor, dict[str, Tensor]]:
-        """Gradients of the whole step; returns its loss and the mean of each loss, over all ranks."""
+    def _backward(
+        self, batches: Sequence[Batch], facts: Facts
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Gradients of the whole step; its loss and the mean of each loss over all ranks, and this rank's by task."""
         sums: list[Tensor] = []
-        for losses in step_losses(self.model, batches, facts, self.config, self.ranks):
+        by_task = TaskLosses(self.config.model)
+        found = step_losses(self.model, batches, facts, self.config, self.ranks)
+        for batch, losses in zip(batches, found, strict=True):
+            by_task.add(batch, losses)
             total_loss(losses, self.config.train)[0].backward()
             sums.append(torch.stack([loss.sum.detach() for loss in losses.values()]))
             counts = {name: loss.count for name, loss in losses.items()}
         overall = self.ranks.sum_(torch.stack(sums).sum(dim=0))
-        return total_loss(
+        total, means = total_loss(
             {name: Loss(overall[n], count) for n, (name, count) in enumerate(counts.items())},
             self.config.train,
         )
+        return total, means, by_task.means()
 
     def write_metrics(self) -> None:
         """Check and write the steps that wait for it, and renew the line on the terminal."""
@@ -218,6 +243,8 @@ class Trainer:
         for values, _ in self.pending:
             if self.log:
                 self.log.write(values)
+            for tracker in self.trackers:
+                tracker.log(values)
         if self.line and self.pending and (self.step % train.log_every == 0 or self.progress >= 1.0):
             eta_s = self.elapsed_s / max(self.progress, 1e-9) * (1 - self.progress)
             self.line.show(self.pending[-1][0], num_steps=train.num_steps, eta_s=eta_s)
@@ -285,6 +312,8 @@ class Trainer:
         folder = self.run_folder / "samples" / f"step-{self.step:06d}"
         folder.mkdir(parents=True, exist_ok=True)
         self.sampler(self, folder)
+        for tracker in self.trackers:
+            tracker.samples(self.step, folder)
 
 
 def _checkpoint_to_continue(run: Path, *, resume: bool) -> Path | None:

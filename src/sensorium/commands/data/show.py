@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         max(num_positions(d.segments) for d in documents),
     )
     batch = pack(documents, tokenizer, config.model, row_length=length)
-    shown = [_describe(n, batch, tokenizer) for n in range(len(documents))]
+    shown = [describe_document(n, batch, tokenizer) for n in range(len(documents))]
     over = [d for d in shown if d["num_positions"] > config.data.row_length]
     if chosen.json:
         print(
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         )
     else:
-        _print(row, name, chosen.recipe, config.data.row_length, shown)
+        print_documents(row, name, chosen.recipe, config.data.row_length, shown)
     if over and not chosen.json:
         print(
             f"note: {over[0]['num_positions']} positions do not fit into a row of {config.data.row_length}: "
@@ -136,7 +136,7 @@ def _find_row(path: str, which: str, split: str) -> dict[str, Any]:
     return found
 
 
-def _describe(number: int, batch: Any, tokenizer: Any) -> dict[str, Any]:
+def describe_document(number: int, batch: Any, tokenizer: Any) -> dict[str, Any]:
     """The spans of one document: text token by token, media block by block."""
     flat = (batch.doc_id_BT == number).flatten().nonzero().flatten().tolist()
     ids, labels = batch.token_ids_BT.flatten(), batch.labels_BT.flatten()
@@ -200,9 +200,10 @@ def token_text(token_id: int, tokenizer: Any) -> str:
     return repr(text) if "\ufffd" not in text else f"byte {raw!r}"
 
 
-def _print(
+def print_documents(
     row: dict[str, Any], template: str, recipe: str, row_length: int, shown: list[dict[str, Any]]
 ) -> None:
+    """The documents of a sample as tables."""
     from rich.console import Console
     from rich.table import Table
 
