@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from sensorium.data.loader import LARGEST_OF, Loader
 from sensorium.sequence.packing import Batch
 from tests.data.bad_samples import bad_rows, expected_kinds, good_row, write_raw
 from tests.data.corpus import loader, mixture, write_pictures, write_texts
+from tests.data.stream_ids import begin
 
 NUM_STEPS = 30
 
@@ -134,14 +136,12 @@ def test_killed_and_resumed_elsewhere(
     """`kill -9` of real processes at a random step; the rest runs with other numbers of workers and ranks."""
     folder = tmp_path_factory.mktemp("run")
 
-    def start(name: str, first: int, setup: tuple[int, int], pause: float) -> list[subprocess.Popen[bytes]]:
-        workers, world_size = setup
+    def start(name: str, first: int, setup: tuple[int, int], pause: float) -> list[BaseProcess]:
+        workers, size = setup
+        paths = [str(folder / f"{name}-{rank}") for rank in range(size)]
         return [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.data.stream_ids", *data, str(folder / f"{name}-{rank}")]
-                + [str(n) for n in (first, NUM_STEPS, workers, rank, world_size, pause)]
-            )
-            for rank in range(world_size)
+            begin(*data, path, first, NUM_STEPS, workers, rank, size, pause)
+            for rank, path in enumerate(paths)
         ]
 
     def read(name: str, world_size: int) -> dict[int, list[str]]:
@@ -163,12 +163,15 @@ def test_killed_and_resumed_elsewhere(
     while len(read("before", before[1])) < killed_at and time.monotonic() < deadline:
         time.sleep(0.02)
     for process in running:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     done = read("before", before[1])
     resume_at = max(done) + 1
-    for process in start("after", resume_at, after, 0.0):
-        assert process.wait(timeout=120) == 0
+    running = start("after", resume_at, after, 0.0)
+    for process in running:
+        process.join(timeout=120)
+        process.kill()  # where it hangs
+    assert [process.exitcode for process in running] == [0] * after[1]
     done |= read("after", after[1])
     whole = loader(mixture(*data))
     # A step on the border of two epochs may hold a sample twice.
@@ -205,6 +208,35 @@ def test_ctrl_c_ends_it_quietly(data: tuple[str, str], tmp_path: Path, num_worke
     assert process.returncode != 0
     assert err.count("Traceback") == 1
     assert err.strip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are told by Linux")
+def test_workers_end_with_a_run_that_was_killed(data: tuple[str, str], tmp_path: Path) -> None:
+    process = begin(*data, str(tmp_path / "ids"), 0, 100_000, 2, 0, 1, 0.05)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "ids").exists() or not (tmp_path / "ids").stat().st_size:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(workers) >= 2
+    finally:
+        process.kill()
+        process.join()
+    deadline = time.monotonic() + 15
+    while left := [pid for pid in workers if _is_running(pid)]:
+        if time.monotonic() > deadline:
+            for pid in left:
+                os.kill(int(pid), signal.SIGKILL)
+            pytest.fail(f"{len(left)} workers outlive the run that started them")
+        time.sleep(0.1)
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_shares_follow_the_weights(data: tuple[str, str]) -> None:

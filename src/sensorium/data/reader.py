@@ -96,6 +96,8 @@ class Reader:
             parquet = self._file(block.file)
             used = _used_columns(parquet.metadata.row_group(block.row_group))
             table = parquet.read_row_group(block.row_group, columns=used)
+            # Not every leaf has statistics; turning nulls into Python's costs as much as turning values.
+            table = table.select([c for c in used if table[c].null_count < table.num_rows])
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{block.file}: row group {block.row_group} cannot be read ({error})") from error
         if block.rows is None and table.num_rows != block.num_rows:
@@ -107,7 +109,11 @@ class Reader:
             table = table.take(list(block.rows))
         # A null id is a problem of one row, not of the file.
         present = pa.schema(
-            [SAMPLE_SCHEMA.field(name).with_nullable(True) for name in used if name in SAMPLE_SCHEMA.names]
+            [
+                SAMPLE_SCHEMA.field(name).with_nullable(True)
+                for name in table.column_names
+                if name in SAMPLE_SCHEMA.names
+            ]
         )
         table = conform(table, present, block.file)
         empty: dict[str, Any] = dict.fromkeys(SAMPLE_SCHEMA.names)
