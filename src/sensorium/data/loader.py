@@ -316,36 +316,31 @@ class Loader:
             batches.close()
 
     def _from_thread(self, numbers: range) -> Any:
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
-        stopped = threading.Event()
-
-        def offer(item: Batch | BaseException) -> None:
-            # Never wait for good: the consumer may leave with the queue full and then joins this thread.
-            while not stopped.is_set():
-                try:
-                    return ready.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
+        ready: queue.SimpleQueue[Batch | BaseException] = queue.SimpleQueue()
+        wanted, stopped = threading.Semaphore(1), threading.Event()
 
         def work() -> None:
             try:
                 for number in numbers:
+                    wanted.acquire()  # one batch ahead, and no more memory
                     if stopped.is_set():
                         return
-                    offer(self.batch(*divmod(number, self.num_microbatches)))
+                    ready.put(self.batch(*divmod(number, self.num_microbatches)))
             except BaseException as error:  # handed to the consumer, which raises it
-                offer(error)
+                ready.put(error)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
             for _ in numbers:
                 item = ready.get()
+                wanted.release()
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:
             stopped.set()
+            wanted.release()
             thread.join()
 
     def _from_workers(self, numbers: range) -> Any:
