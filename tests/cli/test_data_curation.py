@@ -110,7 +110,7 @@ def test_caption_fills_in_words(here: Here, shards: Path, model_folder: Path) ->
         (["dedup", "data", "--out", "x", "--near", "--distance", "9"], "give 0 to 8 bits"),
         (["dedup", "data", "--out", "x", "--embedding", "2"], "up to 1"),
         (["dedup", "data", "--out", "x", "--compare", "sound"], "known are all, media, text"),
-        (["dedup", "data", "--out", "x", "--shard-mib", "0"], "--shard-mib 0: give at least 1"),
+        (["dedup", "data", "--out", "x", "--shard-mb", "0"], "--shard-mb 0: give at least 1"),
         (["embed", "starter:nothing", "--out", "x"], "unknown starter source"),
         (["caption", "data", "--out", "x", "--max-tokens", "0"], "give at least 1"),
         (["caption", "data", "--out", "x", "--workers", "0"], "give at least 1"),

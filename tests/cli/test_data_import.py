@@ -171,7 +171,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, form: str) -> None:
 
     row = load_table("noto").slice(0, 1).to_pylist()[0]
     (tmp_path / "a.webp").write_bytes(row["image"]["bytes"])
-    words = "words " * 60
+    words = "words " * 120
 
     def write(count: int) -> Path:
         path = tmp_path / f"{count}.{form}"
@@ -194,12 +194,12 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, form: str) -> None:
         else:
             media = pa.array([row["image"]] * count, MEDIUM)
             texts = pa.array([r["text"] for r in records])
-            pq.write_table(pa.table({"image": media, "text": texts}), path, row_group_size=100)
+            pq.write_table(pa.table({"image": media, "text": texts}), path, row_group_size=60)
         return path
 
-    peak_of(write(800), tmp_path / "warm")  # modules, caches, and the interpreter's own tables
-    few = peak_of(write(100), tmp_path / "few")
-    many = peak_of(write(800), tmp_path / "many")
+    peak_of(write(200), tmp_path / "warm")  # modules, caches, and the interpreter's own tables
+    few = peak_of(write(60), tmp_path / "few")
+    many = peak_of(write(480), tmp_path / "many")
     assert many < few * 1.3 + 200_000, (few, many)
 
 

@@ -85,6 +85,10 @@ def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str], tmp_path:
         ),
         (("show", "starter:scratch", "0", "--template", "code"), "needs image, the sample has audio"),
         (("show", "starter:noto", "0", "--out", "a.jpg"), "ends in .png"),
+        (
+            ("show", "starter:asterisk-en", "asterisk-en/agent-newlocation"),
+            "lasts 3.14 s, the model takes 2.56 s; training with this recipe leaves the sample out",
+        ),
         (("show", "nowhere", "0"), "no Parquet data at nowhere"),
         (("shwo",), "unknown verb 'shwo'; the nearest is 'show'"),
     ],

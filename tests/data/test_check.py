@@ -237,8 +237,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
         return peak
 
     peak_bytes(70)  # what is loaded once
-    # 10 MB of media more.
-    assert peak_bytes(320) - peak_bytes(128) < 2**20
+    # 5 MB of media more.
+    assert peak_bytes(200) - peak_bytes(100) < 2**20
 
 
 def test_ctrl_c_ends_it(tmp_path):

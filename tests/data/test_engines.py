@@ -227,9 +227,10 @@ rewrite_shards([sys.argv[1]], sys.argv[2], job, decide=find_duplicates, engine=s
 """
 
 
-def killed(shards: Path, out: Path, engine: str, phase: str, at_row: int) -> None:
+def killed(shards: Path, out: Path, engine: str, phase: str, at_row: int, **environment: str) -> None:
     command = [sys.executable, "-c", KILLED, str(shards), str(out), engine, phase, str(at_row)]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False, env=environment)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -304,12 +305,12 @@ def test_a_row_group_that_kills_every_worker_ends_the_run(shards: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_killed_driver_of_ray_goes_on_to_the_same_bytes(shards: Path, tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray")
-    ray.shutdown()  # that of the tests above: this run starts and ends its own
+def test_a_killed_driver_of_ray_goes_on_to_the_same_bytes(shards: Path, tmp_path: Path, ray: Any) -> None:
+    """The driver works on a cluster that is there already; the run that goes on starts and ends its own."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     whole_dedup(shards, whole)
-    killed(shards, out, "ray", "computing", 250)
+    killed(shards, out, "ray", "computing", 250, RAY_ADDRESS=ray.get_runtime_context().gcs_address)
+    ray.shutdown()
     stored = sorted((out / WORK_NAME).glob("*.arrow"))
     assert 3 <= len(stored) < 9
     stamps = [path.stat().st_mtime_ns for path in stored]

@@ -114,8 +114,8 @@ def _table(result: CheckResult) -> str:
 def _sample(kind: str, places: Sequence[tuple[int, int]], rows: Mapping[int, Mapping[str, Any]]) -> str:
     title = MEDIA_NAMES[kind].capitalize()
     items = []
-    # Sounds are heavy: every third of what was remembered.
-    for number, ordinal in sorted(places)[:: 1 if kind == "image" else 3]:
+    # Sounds and videos are heavy: a third of what may be remembered.
+    for number, ordinal in sorted(places)[:: 1 if kind == "image" else -(-len(places) // NUM_OFFENDERS)]:
         media = media_of_row(rows.get(number, {}))
         if ordinal < len(media):
             items.append(_figure([media[ordinal]], rows[number], str(rows[number].get("id"))))

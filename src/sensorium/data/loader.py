@@ -7,10 +7,12 @@ its weight's share to every batch; inside a source the order is a new permutatio
 
 import hashlib
 import logging
+import multiprocessing
 import os
 import queue
 import signal
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -137,6 +139,7 @@ class Loader:
         self.over_budget: Counter[str] = Counter()
         self.num_visits = 0
         self._arrays = _ArrayCache(config.cache_mb * 2**20)
+        self._draws = _Draws()
         self._largest: int | None = None
         # Decoders let go of Python's lock: threads are enough for a run without workers.
         self._num_threads = 1 if config.num_workers else min(MAX_THREADS, os.cpu_count() or 1)
@@ -229,8 +232,7 @@ class Loader:
         self, number: int, visit: int, place: tuple[int, int], row: Mapping[str, Any]
     ) -> list[Document]:
         source = self.sources[number]
-        # Philox takes its key as it is; seeding the default generator costs as much as encoding the text.
-        rng = np.random.Generator(np.random.Philox(key=[self.seed << 16 | number, visit]))
+        rng = self._draws.at(self.seed << 16 | number, visit)
         name, template = source.draw_template(rng)
 
         def decode(ordinal: int, kind: str, medium: Mapping[str, Any]) -> Arrays:
@@ -314,36 +316,31 @@ class Loader:
             batches.close()
 
     def _from_thread(self, numbers: range) -> Any:
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
-        stopped = threading.Event()
-
-        def offer(item: Batch | BaseException) -> None:
-            # Never wait for good: the consumer may leave with the queue full and then joins this thread.
-            while not stopped.is_set():
-                try:
-                    return ready.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
+        ready: queue.SimpleQueue[Batch | BaseException] = queue.SimpleQueue()
+        wanted, stopped = threading.Semaphore(1), threading.Event()
 
         def work() -> None:
             try:
                 for number in numbers:
+                    wanted.acquire()  # one batch ahead, and no more memory
                     if stopped.is_set():
                         return
-                    offer(self.batch(*divmod(number, self.num_microbatches)))
+                    ready.put(self.batch(*divmod(number, self.num_microbatches)))
             except BaseException as error:  # handed to the consumer, which raises it
-                offer(error)
+                ready.put(error)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
             for _ in numbers:
                 item = ready.get()
+                wanted.release()
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:
             stopped.set()
+            wanted.release()
             thread.join()
 
     def _from_workers(self, numbers: range) -> Any:
@@ -402,9 +399,36 @@ class _Batches(torch.utils.data.Dataset[Any]):
 def _start_worker(number: int) -> None:
     # Ctrl-C reaches every process of a terminal: the parent ends its workers, which must not print tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     info: Any = torch.utils.data.get_worker_info()
     for source in info.dataset.loader.sources:
         source.reader.forget()
+
+
+def _end_with_the_parent() -> None:
+    # A worker of a run that was killed would wait for good: nobody reads the batch that it is sending.
+    # A forked one inherits what `is_alive` waits for, a spawned one may begin after its parent has gone.
+    started_by, parent = os.getppid(), multiprocessing.parent_process()
+    while os.getppid() == started_by and parent is not None and parent.is_alive():
+        time.sleep(1)
+    os._exit(1)
+
+
+class _Draws(threading.local):
+    """The generator of a visit. Philox takes its key as it is, but making one asks the system for entropy first."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(key=0)
+        self._state, self._rng = self._bits.state, np.random.Generator(self._bits)
+
+    def __reduce__(self) -> Any:
+        return _Draws, ()
+
+    def at(self, *key: int) -> np.random.Generator:
+        """The generator with this key, at its beginning; valid until this thread asks for the next."""
+        self._state["state"]["key"][:] = key
+        self._bits.state = self._state
+        return self._rng
 
 
 class _ArrayCache:

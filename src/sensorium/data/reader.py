@@ -95,7 +95,9 @@ class Reader:
         try:
             parquet = self._file(block.file)
             used = _used_columns(parquet.metadata.row_group(block.row_group))
-            table = parquet.read_row_group(block.row_group, columns=used)
+            table = parquet.read_row_group(block.row_group, columns=used, use_threads=False)
+            # Not every leaf has statistics; turning nulls into Python's costs as much as turning values.
+            table = table.select([c for c in used if table[c].null_count < table.num_rows])
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{block.file}: row group {block.row_group} cannot be read ({error})") from error
         if block.rows is None and table.num_rows != block.num_rows:
@@ -107,7 +109,11 @@ class Reader:
             table = table.take(list(block.rows))
         # A null id is a problem of one row, not of the file.
         present = pa.schema(
-            [SAMPLE_SCHEMA.field(name).with_nullable(True) for name in used if name in SAMPLE_SCHEMA.names]
+            [
+                SAMPLE_SCHEMA.field(name).with_nullable(True)
+                for name in table.column_names
+                if name in SAMPLE_SCHEMA.names
+            ]
         )
         table = conform(table, present, block.file)
         empty: dict[str, Any] = dict.fromkeys(SAMPLE_SCHEMA.names)
@@ -119,6 +125,8 @@ class Reader:
             rows.append(row)
             if not isinstance(row["id"], str):  # a name for what cannot be used
                 row["id"] = f"{block.file}: row {number} of row group {block.row_group}"
+        del table
+        pa.default_memory_pool().release_unused()  # rows are Python's values; Arrow would keep this for more tables
         return rows
 
     def row(self, block: int, index: int) -> dict[str, Any]:
@@ -216,7 +224,9 @@ class Reader:
             is_local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
             try:
                 # Arrow's own files are quicker than Python's; pre_buffer joins the requests of a row group.
-                self._files[file] = pq.ParquetFile(file if is_local else fs.open(file, "rb"), pre_buffer=True)
+                self._files[file] = pq.ParquetFile(
+                    file if is_local else fs.open(file, "rb"), pre_buffer=not is_local
+                )
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{file}: cannot be read as Parquet ({error}); write it again") from error
             while len(self._files) > _MAX_OPEN_FILES:

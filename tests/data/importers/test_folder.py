@@ -72,7 +72,7 @@ def test_bad_files_are_rejected_and_the_rest_comes(
     expected = {
         "empty": "is empty (0 bytes)",
         "page": "is a text file",
-        "scan": "a TIFF picture",
+        "scan": "is a TIFF picture; expected a picture in PNG, JPEG, WEBP, GIF, BMP;",
         "link": "outside the media root",
         "broken": "is not JSON",
     }
@@ -118,6 +118,25 @@ def test_notes_beside_media_are_no_table(bring: Import, tmp_path: Path, pictures
     (tmp_path / "cat.webp").write_bytes(pictures[0]["image"]["bytes"])
     (tmp_path / "notes.json").write_text('{"made": "yesterday"}')
     assert bring(tmp_path).summary["format"] == "folder"
+
+
+def test_of_several_tables_metadata_is_taken_and_others_are_named(
+    bring: Import, tmp_path: Path, pictures: list[Row]
+) -> None:
+    for name in ("a.webp", "b.webp"):
+        (tmp_path / name).write_bytes(pictures[0]["image"]["bytes"])
+    (tmp_path / "old.csv").write_text("file_name,text\na.webp,no\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "more.jsonl").write_text('{"file_name": "../b.webp"}\n')
+    (tmp_path / "older.tsv").write_text("file_name\ttext\n")
+    folder = bring(tmp_path)
+    assert (folder.summary["format"], len(folder.rows)) == ("folder", 2)
+    (notice,) = [notice for notice in folder.summary["notices"] if "tables" in notice]
+    assert "3 tables were not read, old.csv for one" in notice
+    # As the `datasets` library lays folders out.
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.webp,a lorry\n")
+    table = bring(tmp_path, out="table")
+    assert (table.summary["format"], table.one()["text"]) == ("table", "a lorry")
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ class Progress:
 
 
 def _expected() -> dict[str, tuple[int, float]]:
-    """{source: (rows, seconds on one core)}, as measured once."""
+    """{source: (rows, seconds)} of one whole build; only their ratios count."""
     text = files("sensorium.starter.builder.full").joinpath("expected.txt").read_text(encoding="utf-8")
     fields = [line.split("\t") for line in text.splitlines()]
     return {name: (int(num_rows), float(seconds)) for name, num_rows, seconds in fields}

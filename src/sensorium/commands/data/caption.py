@@ -52,7 +52,7 @@ class CaptionArguments:
     """local or ray."""
     workers: int = 2
     """Processes of --engine ray."""
-    shard_mib: int = 256
+    shard_mb: int = 256
     """Size of a file of the output in MiB."""
     json: bool = False
     """Print one JSON object."""
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("--out FOLDER is missing; see `sensorium data caption --help`")
     if chosen.max_tokens < 1:
         raise ValueError(f"--max-tokens {chosen.max_tokens}: give at least 1")
-    check_engine(chosen.engine, chosen.workers, chosen.shard_mib)
+    check_engine(chosen.engine, chosen.workers, chosen.shard_mb)
     paths = shard_paths(chosen.shards)
     model = ModelByName.of(chosen.model)
     out = chosen.out.expanduser()
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
             Caption(model, Path(model.name).name, chosen.max_tokens),
             engine=chosen.engine,
             num_workers=chosen.workers,
-            shard_bytes=chosen.shard_mib * MIB,
+            shard_bytes=chosen.shard_mb * MIB,
             progress=progress,
         )
     tell(counts, out, chosen.json)

@@ -83,14 +83,14 @@ class ModelByName:
         return {"name": Path(self.name).name, "sha256": self.sha256}
 
 
-def check_engine(engine: str, num_workers: int, shard_mib: int = 1) -> None:
+def check_engine(engine: str, num_workers: int, shard_mb: int = 1) -> None:
     """Refuse what no engine is called and sizes under one, before anything is loaded."""
     if engine not in ENGINES:
         raise ValueError(f"--engine {engine}: unknown; known are {', '.join(ENGINES)}")
     if num_workers < 1:
         raise ValueError(f"--workers {num_workers}: give at least 1")
-    if shard_mib < 1:
-        raise ValueError(f"--shard-mib {shard_mib}: give at least 1")
+    if shard_mb < 1:
+        raise ValueError(f"--shard-mb {shard_mb}: give at least 1")
 
 
 def shard_paths(words: Sequence[str]) -> list[Path]:

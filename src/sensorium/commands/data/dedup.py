@@ -66,7 +66,7 @@ class Dedup:
     """local or ray."""
     workers: int = 2
     """Processes of --engine ray."""
-    shard_mib: int = 256
+    shard_mb: int = 256
     """Size of a file of the output in MiB."""
     json: bool = False
     """Print one JSON object."""
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
             ),
             engine=chosen.engine,
             num_workers=chosen.workers,
-            shard_bytes=chosen.shard_mib * MIB,
+            shard_bytes=chosen.shard_mb * MIB,
             progress=progress,
         )
     tell(counts, out, chosen.json)
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(chosen: Dedup, given: set[str]) -> None:
-    check_engine(chosen.engine, chosen.workers, chosen.shard_mib)
+    check_engine(chosen.engine, chosen.workers, chosen.shard_mb)
     if chosen.compare not in COMPARED:
         raise ValueError(f"--compare {chosen.compare}: unknown; known are {', '.join(COMPARED)}")
     if not 0 <= chosen.distance <= MAX_DISTANCE:

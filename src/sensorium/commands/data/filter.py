@@ -72,7 +72,7 @@ class FilterArguments:
     """local or ray."""
     workers: int = 2
     """Processes of --engine ray."""
-    shard_mib: int = 256
+    shard_mb: int = 256
     """Size of a file of the output in MiB."""
     json: bool = False
     """Print one JSON object."""
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     if "model" in given and limits.min_alignment is None:
         raise ValueError("--model scores the alignment; give --min-alignment too, or leave --model out")
-    check_engine(chosen.engine, chosen.workers, chosen.shard_mib)
+    check_engine(chosen.engine, chosen.workers, chosen.shard_mb)
     paths = shard_paths(chosen.shards)
     model = ModelByName.of(chosen.model) if limits.min_alignment is not None else None
     out = chosen.out.expanduser()
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
             Filter(limits, model),
             engine=chosen.engine,
             num_workers=chosen.workers,
-            shard_bytes=chosen.shard_mib * MIB,
+            shard_bytes=chosen.shard_mb * MIB,
             progress=progress,
         )
     tell(counts, out, chosen.json)

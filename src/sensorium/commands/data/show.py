@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from sensorium import recipes
     from sensorium.commands.train import read_templates
-    from sensorium.data.sample import sample_of_row
+    from sensorium.data.sample import OverBudgetError, sample_of_row
     from sensorium.data.templates import build_documents, find_template
     from sensorium.sequence.document import num_positions
     from sensorium.sequence.packing import pack
@@ -69,9 +69,14 @@ def main(arguments: Sequence[str]) -> int:
     own = read_templates(chosen.templates) if chosen.templates else {}
     name = chosen.template or suitable_template(row)
     rng = np.random.default_rng(chosen.seed)
-    sample = sample_of_row(
-        row, config.model, rng=rng, strength=chosen.augment, max_frames=config.data.max_frames
-    )
+    try:
+        sample = sample_of_row(
+            row, config.model, rng=rng, strength=chosen.augment, max_frames=config.data.max_frames
+        )
+    except OverBudgetError as error:
+        raise ValueError(
+            f"{error}; training with this recipe leaves the sample out: give another --recipe"
+        ) from error
     documents = build_documents(sample, find_template(name, own), tokenizer, rng, pair_key="0", task=name)
     length = max(
         config.data.row_length,
@@ -271,5 +276,5 @@ def draw(batch: Any, shown: list[dict[str, Any]], model: Any, path: Path) -> Non
     for axis in cells[num:]:
         axis.set_axis_off()
     figure.tight_layout()
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=80, bbox_inches="tight")
     plt.close(figure)

@@ -19,7 +19,7 @@ from sensorium.data.importers.archives import read_img2dataset, read_webdataset
 from sensorium.data.importers.base import Draft, Options, clean, stem_of, walk
 from sensorium.data.importers.conversations import read_llama_factory, read_llava, read_swift, read_trl
 from sensorium.data.importers.detect import detect
-from sensorium.data.importers.folder import lonely_sidecars, read_folder
+from sensorium.data.importers.folder import lonely_sidecars, read_folder, unread_tables
 from sensorium.data.importers.medical import read_medical
 from sensorium.data.importers.tables import read_datasets, read_table
 from sensorium.data.splits import SPLITS, split_of
@@ -238,6 +238,11 @@ def _notices(path: Path, format: str, unstated: set[str], num_left_out: int) -> 
     notices = [f"{name} is noted as unknown; say it with --{name}" for name in sorted(unstated)]
     if format == "folder" and (lonely := lonely_sidecars(path)):
         notices.append(f"{len(lonely)} .txt or .json files have no medium of their name, {lonely[0]} for one")
+    if format == "folder" and (tables := unread_tables(path)):
+        notices.append(
+            f"{len(tables)} tables were not read, {tables[0]} for one; to take what a table says of its media, "
+            f"import the table: sensorium data import {path / tables[0]}"
+        )
     if num_left_out:
         notices.append(f"{num_left_out} slices or files without a picture were left out")
     return [clean(notice) for notice in notices]

@@ -50,6 +50,8 @@ def detect(path: Path, options: Options) -> tuple[str, str, Path]:
         return "medical", f"medical pictures ({suffix_of((medical or names)[0]) or 'DICOM'})", path
     stems = {stem_of(name) for name in names if suffix_of(name) in KIND_OF_SUFFIX}
     tables = [n for n in names if suffix_of(n) in TEXT_SUFFIXES and "/" not in n and stem_of(n) not in stems]
+    # As the `datasets` library lays out folders of media: this one says what the others may not.
+    tables = [name for name in tables if stem_of(name) == "metadata"] or tables
     if len(tables) == 1:
         format, found = _of_file(path / tables[0], options)
         # Beside media with sidecars of their own there may lie any notes.

@@ -19,6 +19,7 @@ from sensorium.data.importers.media import KIND_OF_SUFFIX, Files
 from sensorium.data.importers.sidecar import columns_of, parse_json, parse_text
 
 SIDECARS = {".txt": "text", ".caption": "text", ".json": "json"}
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 MAX_SIDECAR_BYTES = 4 * 2**20
 
 
@@ -87,6 +88,16 @@ def _read(files: Files, name: str) -> bytes:
     if (size := path.stat().st_size) > MAX_SIDECAR_BYTES:
         raise ValueError(f"{name}: holds {size:,} bytes; a sidecar has at most {MAX_SIDECAR_BYTES:,}")
     return path.read_bytes()
+
+
+def unread_tables(path: Path) -> list[str]:
+    """Tables in a folder that was read as media with sidecars: what they say of the media was not taken."""
+    return [
+        f"{folder}/{name}" if folder else name
+        for folder, names in walk(path)
+        for name in names
+        if suffix_of(name) in TABLES
+    ]
 
 
 def lonely_sidecars(path: Path) -> list[str]:

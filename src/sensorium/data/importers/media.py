@@ -39,6 +39,11 @@ _SIGNATURES: tuple[tuple[bytes, str, tuple[str, ...]], ...] = (
     (b"ID3", ".mp3", ("audio",)),
     (b"\x1a\x45\xdf\xa3", ".webm", ("video", "audio")),
 )
+_EXPECTED = {
+    "image": f"a picture in {', '.join(ImageLimits().formats)}",
+    "audio": "a sound in WAV, FLAC, OGG, MP3, AAC, M4A, AIFF, G722",
+    "video": "a video in MP4, WEBM, or an animated WEBP, GIF, PNG",
+}
 _STILL_BRANDS = (b"heic", b"heix", b"mif1", b"avif", b"avis")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -69,7 +74,7 @@ def checked(kind: str, data: bytes, name: str) -> dict[str, Any]:
     Raises:
         MediaError: empty, too large, or not such a medium at all.
     """
-    expected = {"image": "a picture", "audio": "a sound", "video": "a video"}[kind]
+    expected = _EXPECTED[kind]
     if not data:
         raise MediaError(name, "is empty (0 bytes)", f"expected {expected}", "write or fetch the file again")
     if len(data) > MAX_BYTES[kind]:
