@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sensorium.data.loader import Source
+from sensorium.data.mixture import Source
 from sensorium.generate.interface import Model
 from sensorium.media.modality import get_modality
 from sensorium.media.parts import Audio, Image

@@ -5,7 +5,6 @@ workers: step ``n`` always consumes the same samples, which ranks share out betw
 its weight's share to every batch; inside a source the order is a new permutation every epoch (``data.order``).
 """
 
-import hashlib
 import logging
 import multiprocessing
 import os
@@ -14,7 +13,7 @@ import signal
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
@@ -23,12 +22,11 @@ from typing import Any
 import numpy as np
 import torch.utils.data
 
-from sensorium.config import DataConfig, ModelConfig, SourceConfig, Template
-from sensorium.data.order import BlockShuffle
-from sensorium.data.reader import Reader
+from sensorium.config import DataConfig, ModelConfig
+from sensorium.data.mixture import open_mixture
 from sensorium.data.sample import Arrays, OverBudgetError, decode_medium, sample_of_row
 from sensorium.data.schema import check_row
-from sensorium.data.templates import build_documents, find_template
+from sensorium.data.templates import build_documents
 from sensorium.sequence.document import Document, TextSegment, num_positions
 from sensorium.sequence.packing import Batch, map_arrays, pack
 from sensorium.sequence.tokenizer import Tokenizer
@@ -38,35 +36,6 @@ MAX_BAD_RATE = 0.05  # over this share of visits a run stops: the data, not a sa
 _LARGE_BYTES = 256 * 1024
 MAX_THREADS = 4
 LARGEST_OF = 64  # steps among which ``largest_first`` looks
-
-
-@dataclass
-class Source:
-    """One source of the mixture: its rows by number, its order, its templates."""
-
-    config: SourceConfig
-    reader: Reader
-    order: BlockShuffle
-    templates: list[tuple[str, Template]]
-    cumulative: np.ndarray  # weights of the templates, summed up to 1
-
-    def draw_template(self, rng: np.random.Generator) -> tuple[str, Template]:
-        """One template, by weight."""
-        return self.templates[int(np.searchsorted(self.cumulative, rng.random(), side="right"))]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A mixture, from a step on.
-
-    Args:
-        first_step: where it takes over.
-        numbers: its sources, as places in ``Loader.sources``. share: of each, adding up to 1.
-    """
-
-    first_step: int
-    numbers: range
-    share: np.ndarray
 
 
 @dataclass
@@ -131,10 +100,7 @@ class Loader:
             )
         self.config, self.model, self.tokenizer, self.seed = config, model, tokenizer, seed
         self.rank, self.world_size, self.num_microbatches = rank, world_size, num_microbatches
-        self.sources: list[Source] = []
-        self.stages = [self._stage(0, config.sources)]
-        if config.clean_sources:
-            self.stages.append(self._stage(config.clean_from, config.clean_sources))
+        self.sources, self.stages = open_mixture(config, seed)
         self.bad: Counter[str] = Counter()
         self.over_budget: Counter[str] = Counter()
         self.num_visits = 0
@@ -145,37 +111,10 @@ class Loader:
         self._num_threads = 1 if config.num_workers else min(MAX_THREADS, os.cpu_count() or 1)
         self._pool: ThreadPoolExecutor | None = None
 
-    def _stage(self, first_step: int, sources: Sequence[SourceConfig]) -> Stage:
-        share = _shares([source.weight for source in sources], "the weights of the sources")
-        first = len(self.sources)
-        self.sources += [self._open(source) for source in sources]
-        return Stage(first_step, range(first, len(self.sources)), share)
-
-    def _open(self, config: SourceConfig) -> Source:
-        reader = Reader(config.path, config.split, max_blocks=self.config.shuffle_blocks + 2)
-        if not reader.num_rows:
-            raise ValueError(f"source {config.path!r} has no row in split {config.split!r}")
-        share = _shares(
-            list(config.templates.values()), f"source {config.path!r}: the weights of its templates"
-        )
-        templates = [(name, find_template(name, self.config.templates)) for name in config.templates]
-        cumulative = np.cumsum(share)
-        cumulative[-1] = 1.0
-        seed = (self.seed, _number(config.path))
-        order = BlockShuffle(reader.block_sizes, seed=seed, window=self.config.shuffle_blocks)
-        return Source(config, reader, order, templates, cumulative)
-
     def visits(self, step: int) -> list[tuple[int, int]]:
-        """(source, visit) of every sample of a step: cumulative quotas, so shares are exact over time."""
+        """(source, visit) of every sample of a step."""
         stage = next(stage for stage in reversed(self.stages) if stage.first_step <= step)
-        # The phase spreads sources of equal share over different steps.
-        phase = np.linspace(0, 1, len(stage.share), endpoint=False)
-        quota = self.config.samples_per_step * stage.share
-        done = step - stage.first_step
-        first = np.floor(done * quota + phase).astype(np.int64)
-        last = np.floor((done + 1) * quota + phase).astype(np.int64)
-        spans = zip(stage.numbers, first.tolist(), last.tolist(), strict=True)
-        return [(number, visit) for number, start, stop in spans for visit in range(start, stop)]
+        return stage.visits(step, self.config.samples_per_step)
 
     def sample_ids(self, step: int) -> list[str]:
         """The ids of all samples of a step, over all ranks, in order; nothing is decoded."""
@@ -456,16 +395,3 @@ class _ArrayCache:
             while self.num_bytes > self.max_bytes and self._kept:
                 self.num_bytes -= self._kept.popitem(last=False)[1].num_bytes
         return made
-
-
-def _shares(weights: Sequence[float], what: str) -> np.ndarray:
-    """Weights divided by their sum."""
-    values = np.array(weights, dtype=np.float64)
-    if not len(values) or not np.isfinite(values).all() or (values < 0).any() or not values.sum() > 0:
-        raise ValueError(f"{what} are {values.tolist()}; expected none below 0 and at least one above")
-    return values / values.sum()
-
-
-def _number(text: str) -> int:
-    """A stable number of a name (``hash`` differs between processes)."""
-    return int.from_bytes(hashlib.sha1(text.encode()).digest()[:4], "big")
