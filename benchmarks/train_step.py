@@ -110,7 +110,7 @@ def ours(templates: dict[str, float], device: str, dtype: Any) -> Contender:
     from sensorium.model.flow import draw_noise
     from sensorium.model.sensorium import Sensorium
     from sensorium.train.optimizer import EMA, MuonAdamW
-    from sensorium.train.trainer import total_loss
+    from sensorium.train.step import total_loss
 
     config = run_config(templates)
     data = batches(config)
