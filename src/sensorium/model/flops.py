@@ -89,7 +89,8 @@ class StepFlops:
     """FLOPs of a training step on a batch: three times the pass forward.
 
     A token attends to the whole of its document, as is usual where MFU is stated (PaLM, arXiv 2204.02311, appendix B,
-    does not halve for causality); padding and other documents cost nothing, whatever the kernel does with them.
+    does not halve for causality); padding and other documents cost nothing, whatever the kernel does with them. Every
+    block counts whole, also where a step leaves out what no loss reads.
     """
 
     def __init__(self, config: ModelConfig) -> None:
