@@ -276,6 +276,10 @@ def test_what_can_never_be_served_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="output 'video' is unknown to this model; it gives text"):
         engine.submit(Request(prompt=[text("a")], output="video"))
     assert engine.num_waiting == engine.num_running == 0
+    with pytest.raises(ValueError, match="media_share is 1; expected between 0 and 1"):
+        EngineConfig(media_share=1)
+    with pytest.raises(ValueError, match="are at least 1"):
+        EngineConfig(prefill_tokens=0)
 
 
 def test_an_answer_ends_where_the_model_has_no_more_positions() -> None:

@@ -45,6 +45,12 @@ class EngineConfig:
     denoise_tokens: int = 256
     media_share: float = 0.4
 
+    def __post_init__(self) -> None:
+        if not 0 < self.media_share < 1:
+            raise ValueError(f"media_share is {self.media_share}; expected between 0 and 1")
+        if min(self.cache_tokens, self.max_rows, self.prefill_tokens, self.denoise_tokens) < 1:
+            raise ValueError("cache_tokens, max_rows, prefill_tokens and denoise_tokens are at least 1")
+
 
 class Scheduler:
     """Keeps jobs, rows and credit; runs nothing itself."""
