@@ -227,23 +227,39 @@ def test_an_answer_that_fails_alone_leaves_the_others_be() -> None:
     assert_nothing_held(engine)
 
 
-def test_a_long_picture_does_not_hold_up_a_short_answer() -> None:
-    """The picture gets its share of the time and no more, however much there is to draw."""
-    engine = Engine(model(), TOKENIZER, EngineConfig(media_share=0.4))
-    drawn, told = engine.submit(PICTURE), engine.submit(Request(prompt=[text("a"), ASSISTANT]))
-    engine.step()  # both have been read
-    steps = 0
-    text_s = media_s = 0.0
-    while not told.is_done:
-        # A decoding step costs 1 second and an evaluation 3.
-        denoises = engine.scheduler.may_denoise()
-        engine.step()
-        text_s, media_s = text_s + 1, media_s + 3 * denoises
-        engine.scheduler.credit_s = text_s * 0.4 / 0.6 - media_s
-        steps += 1
-    assert steps <= 65
-    assert media_s == pytest.approx(text_s * 0.4 / 0.6, abs=3)
-    assert not drawn.is_done
-    drawn.cancel()
+class Timed:
+    """A runtime by whose clock a step of text takes 1 second and one of noise 3."""
+
+    logits = staticmethod(model().logits)
+    now = 0.0
+
+    def trunk(self, x: torch.Tensor, positions: Any, mask: Any, is_noisy: Any, cache: Any) -> torch.Tensor:
+        self.now += 1 if is_noisy is None else 3
+        return model().trunk(x, positions, mask, is_noisy, cache)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4])
+def test_a_long_picture_does_not_hold_up_a_short_answer(share: float) -> None:
+    """It gets its share of the time while there is text, however much there is to draw, and all of it afterwards."""
+    asked = Request(prompt=[text("a"), ASSISTANT], text=TextOptions(max_tokens=60, logprobs=0))
+    latencies = []
+    for company in ([], [PICTURE, PICTURE]):
+        runtime = Timed()
+        engine = Engine(
+            model(),
+            TOKENIZER,
+            EngineConfig(media_share=share),
+            runtime=runtime,
+            clock=lambda runtime=runtime: runtime.now,  # type: ignore[misc]
+        )
+        drawn = [engine.submit(request) for request in company]
+        latencies.append(engine.submit(asked).result().total_s)
+        assert not any(handle.is_done for handle in drawn)
+        before = runtime.now
+        for handle in drawn:
+            handle.result()
+    assert latencies[1] / latencies[0] == pytest.approx(1 / (1 - share), rel=0.1)
+    # Both pictures are drawn in one batch; nothing but their steps takes time once the text has been said.
+    assert runtime.now - before == pytest.approx(3 * 500 - share * latencies[1], abs=6)
     engine.step()
     assert_nothing_held(engine)

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Engine:
         model: in evaluation mode. tokenizer: that it was trained with.
         config: budgets and shares.
         runtime: what runs the trunk and the logits; the model itself by default.
+        clock: seconds, by which time is shared and told.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class Engine:
         tokenizer: Tokenizer,
         config: EngineConfig | None = None,
         runtime: Runtime | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.config = config or EngineConfig()
+        self.clock = clock
         self.runtime: Runtime = runtime or model
         device = model.embed_tokens.weight.device
         self.cache = KVCache(model.config.num_layers, max_tokens=self.config.cache_tokens, device=device)
@@ -182,7 +185,7 @@ class Engine:
             if job.handle.is_cancelled:
                 self._end(job, "cancelled")
         scheduler.make_room()
-        now = time.perf_counter()
+        now = self.clock()
         for job in scheduler.admit():
             if not job.answer.queued_s:
                 job.answer.queued_s = now - job.handle.submitted_s
@@ -193,10 +196,10 @@ class Engine:
         if chunks:
             self.reader.read(chunks)
         self._decode()
-        between = time.perf_counter()
+        between = self.clock()
         if scheduler.may_denoise():
             self._denoise()
-        scheduler.account(between - now, time.perf_counter() - between)
+        scheduler.account(between - now, self.clock() - between)
         return True
 
     def _decode(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ class Handle:
 
     def __init__(self, engine: "Engine", request: Request, on_event: OnEvent | None = None) -> None:
         self.engine, self.request, self.on_event = engine, request, on_event
-        self.submitted_s = time.perf_counter()
+        self.submitted_s = engine.clock()
         self.answers: list[Answer] = []
         self.is_cancelled = False
         self.error: Exception | None = None  # that the callback raised

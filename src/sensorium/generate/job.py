@@ -1,6 +1,5 @@
 """One answer in the making: a state machine that says what it needs next and takes what it gets."""
 
-import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -121,14 +120,14 @@ class Job:
         """End the answer."""
         if not self.is_done:
             self.is_done = True
-            self.answer.total_s = time.perf_counter() - self.handle.submitted_s
+            self.answer.total_s = self.handle.engine.clock() - self.handle.submitted_s
             stop_token = self.writer.stop_token if self.writer is not None else None
             self.send(Finished(index=self.index, reason=reason, stop_token=stop_token, error=error))
 
     def send(self, event: Event) -> None:
         """Hand an event out."""
         if not self.answer.first_s:
-            self.answer.first_s = time.perf_counter() - self.handle.submitted_s
+            self.answer.first_s = self.handle.engine.clock() - self.handle.submitted_s
         self.answer.add(event)
         self.handle.receive(event)
 
