@@ -22,10 +22,8 @@ def read_parts(prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer) -> lis
     Raises:
         ValueError: the prompt is empty, a part is of an unknown kind, or the model lacks its modality.
     """
-    alone = isinstance(prompt, str | Video) or modality_of(prompt) is not None
-    parts = [prompt] if alone else list(prompt)  # type: ignore[arg-type]
     segments: list[Segment] = []
-    for part in parts:
+    for part in _parts(prompt):
         modality = modality_of(part)
         if modality is not None:
             segments.append(_media_segment(part, modality.name, config))
@@ -42,6 +40,11 @@ def read_parts(prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer) -> lis
     if not segments:
         raise ValueError("the prompt is empty; give some text, a picture or a sound")
     return segments
+
+
+def _parts(prompt: Prompt) -> list[Any]:
+    alone = isinstance(prompt, str | Video) or modality_of(prompt) is not None
+    return [prompt] if alone else list(prompt)  # type: ignore[arg-type]
 
 
 def _video_segments(video: Video, config: ModelConfig, tokenizer: Tokenizer) -> list[Segment]:
@@ -88,11 +91,12 @@ def read_prompt(prompt: Prompt, output: str, config: ModelConfig, tokenizer: Tok
         and isinstance(prompt[0], dict)
     ):
         return _read_messages(prompt, config, tokenizer)  # type: ignore[arg-type]
-    segments = read_parts(prompt, config, tokenizer)
-    # A video's times are no words: nobody has asked anything of it yet.
-    parts = [prompt] if isinstance(prompt, str | Video) or modality_of(prompt) else list(prompt)  # type: ignore[arg-type]
-    media = [not isinstance(part, str) for part in parts]
-    if (all(media) and output == "text") or (not any(media) and output not in ("text", "interleaved")):
+    parts = _parts(prompt)
+    segments = read_parts(parts, config, tokenizer)
+    # Parts, not segments: a video's times are text, but nobody has asked anything of it yet.
+    has_words = any(isinstance(part, str) and part for part in parts)
+    has_media = any(not isinstance(part, str) for part in parts)
+    if (not has_words and output == "text") or (not has_media and output not in ("text", "interleaved")):
         return [*segments, EmbSegment()]
     return [*segments, TextSegment([tokenizer.assistant])]
 

@@ -352,7 +352,8 @@ def _text(model: "Model", token_ids: list[int]) -> str:
 
 
 def _knows_listen(model: "Model") -> bool:
-    return any("listen" in source.templates for source in model.config.data.sources)
+    data = model.config.data
+    return any("listen" in source.templates for source in (*data.sources, *data.clean_sources))
 
 
 def _blocks(sound: Iterable[Block] | Audio, sample_rate: int) -> Iterator[tuple[np.ndarray, int]]:
