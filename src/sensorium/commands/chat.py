@@ -52,6 +52,8 @@ class Chat:
     """Makes what was read and said less likely; 1 does not."""
     seed: int = 0
     """Makes random answers repeatable."""
+    weights: Annotated[str, tyro.conf.arg(metavar="KIND")] = "float32"
+    """float32, or int8: 8-bit weights and compiled decoding, the first time after up to a minute."""
 
 
 @dataclass
@@ -88,7 +90,10 @@ class Conversation:
 def main(arguments: Sequence[str]) -> int:
     """Read, answer, repeat."""
     chosen, given = parse(Chat, arguments, verb="chat", description=DESCRIPTION)
-    talk = Conversation(open_model(chosen.model), {name: getattr(chosen, name) for name in given - {"model"}})
+    talk = Conversation(
+        open_model(chosen.model, chosen.weights),
+        {name: getattr(chosen, name) for name in given - {"model", "weights"}},
+    )
     live = sys.stdin.isatty()
     if live:
         print(f"model: {chosen.model}. /help lists the commands, /quit leaves.")

@@ -65,6 +65,8 @@ class Generate:
     """Makes a random answer repeatable."""
     n: int = 1
     """So many answers, with this seed and those after it."""
+    weights: Annotated[str, tyro.conf.arg(metavar="KIND")] = "float32"
+    """float32, or int8: 8-bit weights and compiled decoding, the first time after up to a minute."""
 
     max_tokens: int = 64
     """text: the longest answer."""
@@ -124,7 +126,7 @@ class Generate:
     """picture, sound: what to move away from."""
 
 
-NOT_OPTIONS = {"prompt", "model", "output", "out", "json", "vocoder"}
+NOT_OPTIONS = {"prompt", "model", "weights", "output", "out", "json", "vocoder"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -141,7 +143,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(
             f"--vocoder with --output {output}; only sounds pass through a vocoder: leave it out"
         )
-    model: Any = open_model(chosen.model)  # it knows its modalities and refuses others
+    model: Any = open_model(chosen.model, chosen.weights)  # it knows its modalities and refuses others
     if chosen.vocoder:
         model.use_vocoder(chosen.vocoder)
     marks = {"output": output, "model": chosen.model, "seed": chosen.seed}

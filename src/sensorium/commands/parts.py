@@ -91,11 +91,11 @@ def check_part(part: str | Medium) -> str | Medium:
     return part
 
 
-def open_model(name: str) -> "Model":
-    """The starter model, a model folder or a run folder."""
+def open_model(name: str, weights: str = "float32") -> "Model":
+    """The starter model, a model folder or a run folder; for ``weights`` see ``sensorium.load``."""
     from sensorium.generate.interface import load
 
-    return load(starter_model() if name == STARTER else os.path.expanduser(name))
+    return load(starter_model() if name == STARTER else os.path.expanduser(name), weights=weights)  # type: ignore[arg-type]
 
 
 def starter_model() -> Path:

@@ -14,6 +14,7 @@ from sensorium.generate.handle import Handle, OnEvent
 from sensorium.generate.pictures import Edit, pixel_grid, to_part
 from sensorium.generate.prompt import Part, Prompt, read_parts, read_prompt, without_media, without_text
 from sensorium.generate.requests import Answer, Media, MediaOptions, Request, Text, TextOptions, check_known
+from sensorium.generate.runtime import Weights, check_weights, prepare_for_inference
 from sensorium.generate.speech import MelToSound, speak
 from sensorium.generate.streaming import Block, Heard, ListenOptions, Seen, listen, watch
 from sensorium.media.audio import SAMPLE_RATE, griffin_lim
@@ -33,22 +34,40 @@ class Model:
 
     Args:
         model: in evaluation mode. tokenizer, config: that it was trained with.
+        weights, compile: how the model is laid out for generating, see ``prepare_for_inference``. None runs the model
+            as it is, for one whose weights still change.
     """
 
-    def __init__(self, model: Sensorium, tokenizer: Tokenizer, config: RunConfig) -> None:
+    def __init__(
+        self,
+        model: Sensorium,
+        tokenizer: Tokenizer,
+        config: RunConfig,
+        *,
+        weights: Weights | None = None,
+        compile: bool | None = None,
+    ) -> None:
+        check_weights(weights)
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.vocoder: MelToSound = griffin_lim
         self.vocoder_reach = 4  # frames on either side that a sample depends on, about
+        self.weights, self.compile = weights, compile
 
     @cached_property
     def engine(self) -> Engine:
         """What serves all requests to this model."""
-        return Engine(self.model, self.tokenizer)
+        if self.weights is None:
+            return Engine(self.model, self.tokenizer)
+        laid_out = prepare_for_inference(self.model, weights=self.weights, compile=self.compile)
+        return Engine(self.model, self.tokenizer, runtime=laid_out)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Model":
-        """Read a model folder; errors name the file and the mend."""
-        return cls(*load_model(folder))
+    def from_pretrained(
+        cls, folder: str | Path, *, weights: Weights = "float32", compile: bool | None = None
+    ) -> "Model":
+        """Read a model folder; errors name the file and the mend. For the options see ``load``."""
+        check_weights(weights)
+        return cls(*load_model(folder), weights=weights, compile=compile)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and tokenizer.json."""
@@ -294,11 +313,16 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def load(path: str | Path | None = None) -> Model:
+def load(
+    path: str | Path | None = None, *, weights: Weights = "float32", compile: bool | None = None
+) -> Model:
     """A model by folder, or the starter model that ships with the package.
 
     Args:
         path: a folder with config.json and model.safetensors, a run folder (its last checkpoint), or ``RUN/best``.
+        weights: "int8" generates with weights rounded to 8 bits: a single answer comes sooner, and is nearly the same.
+        compile: compile the decoding of single answers (a C++ compiler is needed, and up to a minute the first time);
+            None does so with int8.
 
     Raises:
         FileNotFoundError, ValueError: what is missing or broken, and what to do.
@@ -306,14 +330,14 @@ def load(path: str | Path | None = None) -> Model:
     if path is None:
         from sensorium.starter import STARTER_MODEL
 
-        return Model.from_pretrained(STARTER_MODEL)
+        return Model.from_pretrained(STARTER_MODEL, weights=weights, compile=compile)
     folder = Path(path)
     if folder.is_file() and folder.name in ("last", "best"):
         folder = folder.parent / folder.read_text().strip()
     last = folder / "last"
     if not (folder / "config.json").is_file() and last.is_file():
         folder = folder / last.read_text().strip()
-    return Model.from_pretrained(folder)
+    return Model.from_pretrained(folder, weights=weights, compile=compile)
 
 
 __all__ = ["Audio", "Image", "Model", "Video", "load"]

@@ -116,7 +116,9 @@ class SplitPieces(Pieces):
         is_noisy_M: bool. In place of a feed-forward's weights, ``mlp`` is a pair of them: for text, for noise.
     """
 
-    def __init__(self, config: ModelConfig, linear: Callable[[Tensor, Any], Tensor], is_noisy_M: Tensor) -> None:
+    def __init__(
+        self, config: ModelConfig, linear: Callable[[Tensor, Any], Tensor], is_noisy_M: Tensor
+    ) -> None:
         super().__init__(config, linear)
         self.is_noisy_M = is_noisy_M
 
@@ -285,12 +287,20 @@ def _layer_weights(layer: Any, matrices: _Matrices) -> LayerWeights:
     return LayerWeights(
         input_norm=layer.input_layernorm.weight.detach(),
         qkv=matrices.take([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
-        head_norms=(attention.q_norm.weight.detach(), attention.k_norm.weight.detach()) if has_norms else None,
+        head_norms=(attention.q_norm.weight.detach(), attention.k_norm.weight.detach())
+        if has_norms
+        else None,
         out=matrices.take([attention.o_proj.weight]),
         mlp_norm=layer.post_attention_layernorm.weight.detach(),
         mlp=mlp(layer.mlp),
         noisy_mlp=mlp(layer.noisy_mlp) if layer.noisy_mlp is not None else None,
     )
+
+
+def check_weights(weights: Weights | None) -> None:
+    """Refuse weights of an unknown kind."""
+    if weights not in ("float32", "int8", None):
+        raise ValueError(f"weights={weights!r} is unknown; give 'float32' or 'int8'")
 
 
 def prepare_for_inference(
@@ -312,6 +322,5 @@ def prepare_for_inference(
     Raises:
         ValueError: unknown weights, or widths that int8 cannot take.
     """
-    if weights not in ("float32", "int8"):
-        raise ValueError(f"weights={weights!r} is unknown; give 'float32' or 'int8'")
+    check_weights(weights)
     return InferenceRuntime(model, weights=weights, compile=weights == "int8" if compile is None else compile)

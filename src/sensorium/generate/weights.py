@@ -42,8 +42,8 @@ def quantize(weight_NK: Tensor) -> Int8Weight:
         raise ValueError(f"int8 weights need inputs in fours and a matrix has {K}; use weights='float32'")
     scale_N = weight_NK.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     steps_NK = (weight_NK / scale_N[:, None]).round().to(torch.int8)
-    words = steps_NK.view(N, 4, K // 4).transpose(1, 2).contiguous().view(torch.int32)
-    return Int8Weight(words[..., 0], scale_N)
+    bytes_NQ4 = steps_NK.view(N, 4, K // 4).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return Int8Weight(bytes_NQ4.view(torch.int32).view(N, K // 4), scale_N)
 
 
 @dataclass(frozen=True)
