@@ -158,7 +158,7 @@ class Engine:
     @torch.inference_mode()
     def embed(self, prompts: Sequence[Sequence[Segment]]) -> Tensor:
         """Unit latents ``[n, L]`` of prompts that end in ``<emb>``; waits for the step that is being run."""
-        batch = self._batch(prompts)
+        batch = self._batch(prompts).to(self.reader.device)
         mask = attention_mask(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
         self._guests.append(None)
         with self._lock:

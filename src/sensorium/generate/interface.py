@@ -245,7 +245,7 @@ class Model:
         while order:
             size = max(1, batch_tokens // lengths[order[-1]])
             chosen, order = order[-size:], order[:-size]
-            out[chosen] = self.engine.embed([rows[i] for i in chosen]).numpy()
+            out[chosen] = self.engine.embed([rows[i] for i in chosen]).cpu().numpy()
         return out
 
     def _stream(self, handle: Handle) -> Iterator[Any]:
