@@ -208,7 +208,7 @@ def test_without_a_compiler_there_is_one_warning_and_the_same_answers(
     model = random_model(small_config(num_layers=3))  # shapes that no other test compiles
     with pytest.warns(UserWarning, match="not compiled") as caught:
         runtime = prepare_for_inference(model, compile=True)
-    assert len(caught) == 1
+    assert sum("not compiled" in str(warning.message) for warning in caught) == 1
     assert runtime.compile_error
     assert runtime.row_pieces is None
     x_BTD, positions = drawn(0, 1, 1, model.config.dim)

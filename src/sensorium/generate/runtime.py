@@ -66,10 +66,10 @@ class Pieces:
         N, K, H = self.config.num_heads, self.config.num_kv_heads, self.config.head_dim
         qkv_MXH = self.linear(self.norm(x_MD, norm), qkv).view(len(x_MD), N + 2 * K, H)
         if head_norms is None:
-            qk_MXH = apply_rope(qkv_MXH[:, : N + K], *rope)
+            qk_MXH = apply_rope(qkv_MXH[:, : N + K], *rope).to(x_MD.dtype)
             return qk_MXH[:, :N], qk_MXH[:, N:], qkv_MXH[:, N + K :]
-        q_MNH = apply_rope(self.norm(qkv_MXH[:, :N], head_norms[0]), *rope)
-        k_MKH = apply_rope(self.norm(qkv_MXH[:, N : N + K], head_norms[1]), *rope)
+        q_MNH = apply_rope(self.norm(qkv_MXH[:, :N], head_norms[0]), *rope).to(x_MD.dtype)
+        k_MKH = apply_rope(self.norm(qkv_MXH[:, N : N + K], head_norms[1]), *rope).to(x_MD.dtype)
         return q_MNH, k_MKH, qkv_MXH[:, N + K :]
 
     def after_attention(
@@ -137,13 +137,14 @@ class InferenceRuntime:
         self.model, self.config, self.weights = model, model.config, weights
         self.pieces = Pieces(self.config, linear)
         head = model.embed_tokens if model.lm_head is None else model.lm_head
+        matrices = _Matrices(weights)
+        self.row_layers, self.row_head = [], ()
         with torch.inference_mode():
-            rows = _Matrices(weights, split=True)
-            self.row_layers = [_layer_weights(layer, rows) for layer in model.layers]
-            self.row_head = rows.take([head.weight])
-            many = _Matrices(weights, split=False)
-            self.layers = [_layer_weights(layer, many) for layer in model.layers]
-            self.head = many.take([head.weight])
+            if compile:
+                self.row_layers = [_layer_weights(layer, matrices.split) for layer in model.layers]
+                self.row_head = matrices.split([head.weight])
+            self.layers = [_layer_weights(layer, matrices.joined) for layer in model.layers]
+            self.head = matrices.joined([head.weight])
         self.row_pieces: CompiledPieces | None = None
         self.compile_error = ""  # why there is no compiled path although it was asked for
         if compile:
@@ -257,40 +258,45 @@ class CompiledPieces:
 
 
 class _Matrices:
-    """How matrices are laid out: one by one for ``linear_row``, or joined and blocked for ``linear``."""
+    """Matrices with the same inputs, laid out side by side; each is rounded once, whatever its layouts."""
 
-    def __init__(self, weights: Weights, *, split: bool) -> None:
-        self.weights, self.split = weights, split
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.rounded: dict[int, Int8Weight] = {}
 
-    def take(self, matrices: Sequence[Tensor]) -> Any:
-        """Matrices with the same inputs, side by side."""
-        if self.split:
-            return tuple(self._row_form(matrix.detach()) for matrix in matrices)
-        values = [m if self.weights == "float32" else quantize(m).dequantize() for m in matrices]
-        return blocked(torch.cat(values) if len(values) > 1 else values[0].detach())
-
-    def _row_form(self, matrix: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def split(self, matrices: Sequence[Tensor]) -> Any:
+        """As ``linear_row`` takes them: one by one."""
         if self.weights == "float32":
-            return matrix
-        q: Int8Weight = quantize(matrix)
-        return q.words_NQ, q.scale_N
+            return tuple(matrix.detach() for matrix in matrices)
+        return tuple((q.words_NQ, q.scale_N) for q in map(self._round, matrices))
+
+    def joined(self, matrices: Sequence[Tensor]) -> Any:
+        """As ``linear`` takes them: one matrix, in blocks."""
+        if self.weights == "int8":
+            matrices = [self._round(matrix).dequantize() for matrix in matrices]
+        return blocked(torch.cat([matrix.detach() for matrix in matrices]))
+
+    def _round(self, matrix: Tensor) -> Int8Weight:
+        if id(matrix) not in self.rounded:  # parameters live as long as their model
+            self.rounded[id(matrix)] = quantize(matrix.detach())
+        return self.rounded[id(matrix)]
 
 
-def _layer_weights(layer: Any, matrices: _Matrices) -> LayerWeights:
+def _layer_weights(layer: Any, take: Callable[[Sequence[Tensor]], Any]) -> LayerWeights:
     attention = layer.self_attn
 
     def mlp(module: SwiGLU) -> tuple[Any, Any]:
-        gate_up = matrices.take([module.gate_proj.weight, module.up_proj.weight])
-        return gate_up, matrices.take([module.down_proj.weight])
+        gate_up = take([module.gate_proj.weight, module.up_proj.weight])
+        return gate_up, take([module.down_proj.weight])
 
     has_norms = not isinstance(attention.q_norm, nn.Identity)
     return LayerWeights(
         input_norm=layer.input_layernorm.weight.detach(),
-        qkv=matrices.take([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
+        qkv=take([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
         head_norms=(attention.q_norm.weight.detach(), attention.k_norm.weight.detach())
         if has_norms
         else None,
-        out=matrices.take([attention.o_proj.weight]),
+        out=take([attention.o_proj.weight]),
         mlp_norm=layer.post_attention_layernorm.weight.detach(),
         mlp=mlp(layer.mlp),
         noisy_mlp=mlp(layer.noisy_mlp) if layer.noisy_mlp is not None else None,
