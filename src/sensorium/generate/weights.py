@@ -88,4 +88,4 @@ def _row_product(x_K: Tensor, weight: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     x_4Q = x_K.view(4, -1)
     # Shifting up and down again extends the sign of each byte; converting bytes as such is ten times slower.
     parts = (((words_NQ << 8 * (3 - i)) >> 24).float() * x_4Q[i] for i in range(4))
-    return sum(parts, start=torch.zeros(())).sum(-1) * scale_N  # type: ignore[union-attr]
+    return sum(parts, start=torch.zeros(())).sum(-1) * scale_N
