@@ -66,7 +66,7 @@ def test_every_rank_has_a_sample_in_every_step(data: tuple[str, str], samples: i
     for step in range(20):
         found = [share.samples(step) for share in shares]
         assert min(one.num_visits for one in found) >= 1
-    with pytest.raises(ValueError, match="so that every rank has a sample"):
+    with pytest.raises(ValueError, match="so that every batch has a sample"):
         loader(config, rank=0, world_size=samples - 1)
 
 

@@ -6,12 +6,9 @@ its weight's share to every batch; inside a source the order is a new permutatio
 """
 
 import logging
-import multiprocessing
 import os
 import queue
-import signal
 import threading
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +24,13 @@ from sensorium.data.mixture import open_mixture
 from sensorium.data.sample import Arrays, OverBudgetError, decode_medium, sample_of_row
 from sensorium.data.schema import check_row
 from sensorium.data.templates import build_documents
+from sensorium.data.workers import Batches, start_worker
 from sensorium.sequence.document import Document, TextSegment, num_positions
 from sensorium.sequence.packing import Batch, map_arrays, pack
 from sensorium.sequence.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 MAX_BAD_RATE = 0.05  # over this share of visits a run stops: the data, not a sample, is broken
-_LARGE_BYTES = 256 * 1024
 MAX_THREADS = 4
 LARGEST_OF = 64  # steps among which ``largest_first`` looks
 
@@ -107,9 +104,10 @@ class Loader:
         self._arrays = _ArrayCache(config.cache_mb * 2**20)
         self._draws = _Draws()
         self._largest: int | None = None
-        # Decoders let go of Python's lock: threads are enough for a run without workers.
+        # Decoders of sounds and videos let go of Python's lock; those of pictures do not, and threads cost them 10%.
         self._num_threads = 1 if config.num_workers else min(MAX_THREADS, os.cpu_count() or 1)
         self._pool: ThreadPoolExecutor | None = None
+        self._with_sound: dict[int, bool] = {}
 
     def visits(self, step: int) -> list[tuple[int, int]]:
         """(source, visit) of every sample of a step."""
@@ -136,13 +134,21 @@ class Loader:
         """The documents of this rank's samples of a step; what cannot be used is noted and left out."""
         # Rank first: ranks take turns, whatever the number of micro-batches is.
         mine = self.part(step, microbatch * self.world_size + self.rank)
-        if self._num_threads == 1:
+        if self._num_threads == 1 or not any(self._has_sound(*visit) for visit in dict(mine).items()):
             return self._samples(mine)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
         share = -(-len(mine) // self._num_threads)
         parts = self._pool.map(self._samples, [mine[n : n + share] for n in range(0, len(mine), share)])
         return reduce(Samples.extend, parts, Samples())
+
+    def _has_sound(self, number: int, visit: int) -> bool:
+        """Whether a source has sounds or videos, told by the first of its rows that is met."""
+        if number not in self._with_sound:
+            source = self.sources[number]
+            row = source.reader.row(*source.order.locate(visit))
+            self._with_sound[number] = any(row[c] for c in ("audio", "video", "audios", "videos"))
+        return self._with_sound[number]
 
     def _samples(self, visits: list[tuple[int, int]]) -> Samples:
         out = Samples()
@@ -286,11 +292,11 @@ class Loader:
         """Batches from processes, in order. Connections to object stores do not survive a fork: those spawn."""
         remote = any(source.reader.is_remote for source in self.sources)
         batches: Any = torch.utils.data.DataLoader(
-            _Batches(self),
+            Batches(self),
             batch_size=None,
             sampler=numbers,
             num_workers=self.config.num_workers,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             multiprocessing_context="spawn" if remote else None,
         )
         try:
@@ -318,39 +324,6 @@ class Loader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}
-
-
-class _Batches(torch.utils.data.Dataset[Any]):
-    """Batches, those of a step one after another, as a map-style data set."""
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-
-    def __getitem__(self, number: int) -> Any:
-        try:
-            batch = self.loader.batch(*divmod(number, self.loader.num_microbatches))
-        except (ValueError, OSError) as error:
-            return ValueError(str(error))  # raised there, it would arrive as a traceback in a message
-        # A tensor travels between processes as a file of its own: only large ones are worth that.
-        return map_arrays(batch, lambda t: t if t.nbytes > _LARGE_BYTES else t.numpy(), torch.Tensor)
-
-
-def _start_worker(number: int) -> None:
-    # Ctrl-C reaches every process of a terminal: the parent ends its workers, which must not print tracebacks.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    info: Any = torch.utils.data.get_worker_info()
-    for source in info.dataset.loader.sources:
-        source.reader.forget()
-
-
-def _end_with_the_parent() -> None:
-    # A worker of a run that was killed would wait for good: nobody reads the batch that it is sending.
-    # A forked one inherits what `is_alive` waits for, a spawned one may begin after its parent has gone.
-    started_by, parent = os.getppid(), multiprocessing.parent_process()
-    while os.getppid() == started_by and parent is not None and parent.is_alive():
-        time.sleep(1)
-    os._exit(1)
 
 
 class _Draws(threading.local):
