@@ -143,7 +143,8 @@ def test_copies_of_shards(folder: Path, launch: Launch, one: Path) -> None:
 def test_a_lost_worker_restarts_all_and_nothing_changes(folder: Path, launch: Launch, two: Path) -> None:
     """``kill -9`` of one rank in the seventh step: ``torchrun`` starts all again, which go on from step 4."""
     run = {"out": "lost", "train": {"save_every": 4}, "how": "kill"}
-    done = launch(2, run, options=("--max-restarts", "1"))
+    # More than one: on a crowded machine Gloo's ranks may miss each other when they start again.
+    done = launch(2, run, options=("--max-restarts", "3"))
     assert done.returncode == 0, done.stderr
     kinds = (folder / "lost" / "kinds-1.txt").read_text().splitlines()
     assert len(kinds) == 6 + 16  # steps 5 and 6 twice
