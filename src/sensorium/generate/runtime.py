@@ -180,7 +180,7 @@ class InferenceRuntime:
         x_MD = x_BTD.reshape(B * T, D)
         inputs = pieces.attention_inputs(x_MD, rope, *layers[0].attention())
         for index, (layer, mlp) in enumerate(zip(layers, feed_forwards, strict=True)):
-            mixed_MD = self._attend(B, T, *inputs, mask, cache.layers[index] if cache else None)
+            mixed_MD = self._attend(B, T, inputs, mask, cache.layers[index] if cache else None)
             if index + 1 < len(layers):
                 following = layers[index + 1].attention()
                 x_MD, inputs = pieces.between(x_MD, mixed_MD, rope, layer.out, layer.mlp_norm, mlp, following)
@@ -203,13 +203,12 @@ class InferenceRuntime:
         self,
         B: int,
         T: int,
-        q_MNH: Tensor,
-        k_MKH: Tensor,
-        v_MKH: Tensor,
+        inputs: tuple[Tensor, Tensor, Tensor],
         mask: Tensor | None,
         cache: LayerCache | None,
     ) -> Tensor:
         """-> ``[M, N H]``. The R queries that share keys stand behind each other: keys are never repeated."""
+        q_MNH, k_MKH, v_MKH = inputs
         K, H = self.config.num_kv_heads, self.config.head_dim
         R = self.config.num_heads // K
         k_BKSH, v_BKSH = k_MKH.view(B, T, K, H).transpose(1, 2), v_MKH.view(B, T, K, H).transpose(1, 2)
@@ -246,7 +245,9 @@ class CompiledPieces:
 
     def __init__(self, config: ModelConfig) -> None:
         pieces = Pieces(config, linear_row)
-        options = {"cpp.enable_floating_point_contract_flag": "fast"}  # multiply and add in one instruction
+        options: dict[str, Any] = {
+            "cpp.enable_floating_point_contract_flag": "fast"
+        }  # multiply and add in one instruction
 
         def compiled(function: Callable[..., Any]) -> Any:
             return torch.compile(function, fullgraph=True, dynamic=False, options=options)
