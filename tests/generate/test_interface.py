@@ -172,10 +172,11 @@ def test_saved_equals_loaded(tmp_path: Path) -> None:
     MODEL.save_pretrained(tmp_path / "m")
     again = load(tmp_path / "m")
     assert again.config == MODEL.config
-    np.testing.assert_array_equal(again.embed(PROMPTS), MODEL.embed(PROMPTS))
+    # A loaded model's weights are laid out for inference, which sums them in another order.
+    np.testing.assert_allclose(again.embed(PROMPTS), MODEL.embed(PROMPTS), atol=1e-6)
     assert again.generate_many(PROMPTS, max_tokens=8) == MODEL.generate_many(PROMPTS, max_tokens=8)
     a, b = (m.generate("x", "image", num_steps=2).pixels() for m in (again, MODEL))
-    assert np.array_equal(a, b)
+    assert np.abs(a.astype(int) - b).max() <= 1
 
 
 def test_no_folder_is_named() -> None:
