@@ -18,7 +18,7 @@ from sensorium.train.trainer import Trainer
 from tests.train.run import small_run
 
 ROOT = Path(__file__).parents[2]
-TIMES = ("tokens_per_s", "data_wait_s", "elapsed_s")
+TIMES = ("tokens_per_s", "images_per_s", "audio_s_per_s", "mfu", "data_wait_s", "elapsed_s")
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
