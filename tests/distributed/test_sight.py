@@ -61,8 +61,8 @@ def test_norms_and_amounts_of_two_ranks_are_those_of_one(folder: Path, launch: L
         assert {key: two[key] for key in same} == pytest.approx({key: one[key] for key in same}, rel=1e-3)
         # Of a rank's own documents: all of them where there is one.
         assert any(key.startswith("text/") for key in two)
-        # The same items went through, in some other time.
+        # The same items went through, in some other time; a rank whose samples are all too large adds one token.
         assert two["images_per_s"] / two["tokens_per_s"] == pytest.approx(
-            one["images_per_s"] / one["tokens_per_s"]
+            one["images_per_s"] / one["tokens_per_s"], rel=0.01
         )
         assert two["audio_s_per_s"] > 0
