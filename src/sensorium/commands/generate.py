@@ -136,9 +136,11 @@ def main(arguments: Sequence[str]) -> int:
     if not prompt:
         raise ValueError("the prompt is empty; give some text, a picture or a sound")
     output = _output(chosen)
-    out = _out_file(chosen.out, output)
+    out = _out_file(chosen.out, output, chosen.n)
     # Only what was asked for is passed on: an option of another output is an error there, never ignored.
     options = {name: _read_option(name, getattr(chosen, name)) for name in given - NOT_OPTIONS}
+    if chosen.preview_every and (chosen.n > 1 or output not in WRITABLE):
+        raise ValueError("--preview-every shows one picture or sound on its way: leave it or --n out")
     if chosen.vocoder and output != "audio":
         raise ValueError(
             f"--vocoder with --output {output}; only sounds pass through a vocoder: leave it out"
@@ -207,10 +209,14 @@ def _save(part: Any, out: Path | None, number: int) -> str:
     """Text as it is; a medium's file, numbered where there are several."""
     if isinstance(part, str):
         return part
-    if out is None:
-        out = _out_file("", "image" if isinstance(part, Image) else "audio")
+    if out is None:  # a free name for each
+        out, number = _out_file("", "image" if isinstance(part, Image) else "audio"), 0
     assert out is not None
-    return str(part.save(out.with_stem(f"{out.stem}-{number}") if number else out))
+    return str(part.save(_numbered(out, number)))
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_stem(f"{path.stem}-{number}") if number else path
 
 
 def _write_text(
@@ -250,7 +256,7 @@ def _output(chosen: Generate) -> str:
     return chosen.output or by_suffix or "text"
 
 
-def _out_file(name: str, output: str) -> Path | None:
+def _out_file(name: str, output: str, n: int = 1) -> Path | None:
     """Where to save; without a name, the first free one in this folder."""
     suffixes = WRITABLE.get(output, ())
     if name and output == "interleaved":
@@ -258,8 +264,9 @@ def _out_file(name: str, output: str) -> Path | None:
     if not name:
         if not suffixes:
             return None
-        names = (Path(f"{output}{f'-{n}' if n else ''}{suffixes[0]}") for n in range(1_000_000))
-        return next(path for path in names if not path.exists())
+        names = (Path(f"{output}{f'-{k}' if k else ''}{suffixes[0]}") for k in range(1_000_000))
+        numbers = range(1, n + 1) if n > 1 else (0,)
+        return next(p for p in names if not any(_numbered(p, k).exists() for k in numbers))
     path = Path(name).expanduser()
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"cannot save {output} as {path.name}; use {' or '.join(suffixes)}")

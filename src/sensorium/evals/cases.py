@@ -231,7 +231,7 @@ def _question(row: Row) -> Case:
             f"sample {row['id']!r} has no words before its answer; the suite vqa needs a question"
         )
     answers = _listed(row, ANSWERS) or ["".join(said)]
-    return Case(row["id"], tuple(prompt), tuple(answers), question, _key(used))
+    return Case(row["id"], tuple(prompt), tuple(answers), question, _key(used) if used else row["id"])
 
 
 def _kind(row: Row, kinds: Sequence[str] = MEDIA_KINDS) -> str | None:

@@ -21,7 +21,7 @@ class Grammar:
         ModuleNotFoundError: the extra ``constrain`` is not installed.
     """
 
-    def __init__(self, options: TextOptions, tokenizer: Tokenizer) -> None:
+    def __init__(self, options: TextOptions, tokenizer: Tokenizer, num_ids: int) -> None:
         try:
             from llguidance import LLMatcher
         except ModuleNotFoundError as error:
@@ -37,7 +37,7 @@ class Grammar:
             grammar = LLMatcher.grammar_from_regex(options.regex)
         else:
             grammar = LLMatcher.grammar_from_regex("|".join(re.escape(c) for c in options.choices))
-        self._vocabulary = _vocabulary(tokenizer)
+        self._vocabulary, self._num_ids = _vocabulary(tokenizer), num_ids
         self._matcher = LLMatcher(self._vocabulary, grammar)
         self._check()
 
@@ -49,7 +49,9 @@ class Grammar:
         fill_next_token_bitmask(self._matcher, bits)
         self._check()
         allowed = np.unpackbits(bits.view(np.uint8), bitorder="little")[: self._vocabulary.vocab_size]
-        return torch.from_numpy(allowed).bool()
+        allowed_V = torch.zeros(self._num_ids, dtype=torch.bool)
+        allowed_V[: len(allowed)] = torch.from_numpy(allowed).bool()
+        return allowed_V
 
     def accept(self, token_id: int) -> bool:
         """Take the token that came; True where nothing may follow."""

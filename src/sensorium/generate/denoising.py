@@ -56,7 +56,8 @@ class Drawing:
                 return z
             return torch.where(where, z, t * source + (1 - t) * noise)
 
-        num_steps = max(1, math.ceil(options.num_steps * (1 - start)))
+        share = 1.0 if source is None else options.strength
+        num_steps = max(1, math.ceil(options.num_steps * share - 1e-9))  # 10 x 0.7 is a little over 7
         times = torch.linspace(start, 1, num_steps + 1).tolist()
         self.start, self.num_steps = start, num_steps
         self._path = walk(z, times, options.solver, pin)

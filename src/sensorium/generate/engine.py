@@ -19,6 +19,7 @@ from sensorium.generate.handle import Handle, OnEvent
 from sensorium.generate.job import Job, check_grid
 from sensorium.generate.reading import Reader, Runtime
 from sensorium.generate.requests import Answer, Request
+from sensorium.generate.runtime import InferenceRuntime
 from sensorium.generate.scheduler import EngineConfig, Scheduler
 from sensorium.generate.sequences import FeatureCache, PrefixCache, TokenSequence
 from sensorium.generate.writing import Writer, token_bytes
@@ -60,7 +61,7 @@ class Engine:
         self.scheduler = Scheduler(self.config, self.cache, self.prefixes)
         self._token_bytes = token_bytes(tokenizer, model.config.vocab_size)
         self._is_text_V = torch.tensor([bool(b) for b in self._token_bytes], device=device)
-        self._weights = 0
+        self._weights = self._versions()
         self._inbox: deque[Job] = deque()
         self._numbers = itertools.count()
         self._lock = threading.RLock()  # whoever holds it runs the model
@@ -88,8 +89,9 @@ class Engine:
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Serve several requests together; the answers of each stand one after the other."""
-        handles = [self.submit(request) for request in requests]
+        handles: list[Handle] = []
         try:
+            handles.extend(map(self.submit, requests))  # one by one: those before a refused one are cancelled
             return [answer for handle in handles for answer in handle.results()]
         finally:
             for handle in handles:
@@ -161,15 +163,19 @@ class Engine:
         batch = self._batch(prompts).to(self.reader.device)
         mask = attention_mask(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
         self._guests.append(None)
-        with self._lock:
+        try:
+            with self._lock:
+                self._check_weights()
+                hidden = self.runtime.trunk(self.model.embed(batch, {}), batch.positions_BT3, mask)
+                return self.model.latents(hidden.flatten(0, 1)[batch.emb_D])
+        finally:  # Ctrl-C may come while it waits
             self._guests.pop()
-            hidden = self.runtime.trunk(self.model.embed(batch, {}), batch.positions_BT3, mask)
-            return self.model.latents(hidden.flatten(0, 1)[batch.emb_D])
 
     def _run(self) -> None:
         while not self._is_closing:
             self._wake.clear()
-            while self._guests:  # a lock is not fair: without this, the thread would take it again and again
+            # A lock is not fair: without this, the thread would take it again and again.
+            while self._guests and not self._is_closing:
                 time.sleep(0.0005)
             try:
                 busy = self.step()
@@ -191,7 +197,19 @@ class Engine:
                 job.answer.queued_s = now - job.handle.submitted_s
                 job.answer.num_cached_tokens = job.main.num_reused
         if not scheduler.active:
-            return False
+            if not scheduler.waiting:
+                return False
+            # The oldest has all the room there is: if that is too little now, it always will be.
+            job = scheduler.waiting[0]
+            self._end(
+                job,
+                "error",
+                ValueError(
+                    f"the answer needs {len(job.sequences)} x {job.length} positions and the cache holds "
+                    f"{self.config.cache_tokens}; shorten the prompt, lower max_tokens or raise cache_tokens"
+                ),
+            )
+            return True
         chunks = scheduler.reading()
         if chunks:
             self.reader.read(chunks)
@@ -242,14 +260,23 @@ class Engine:
     def _take_inbox(self) -> None:
         if not self._inbox:
             return
-        # Training in place changes tensors' versions: what was computed with other weights must not be used.
-        weights = sum(parameter._version for parameter in self.model.parameters())
-        if weights != self._weights:
-            self._weights = weights
-            self.prefixes.clear()
-            self.features.clear()
+        self._check_weights()
         while self._inbox:
             self.scheduler.waiting.append(self._inbox.popleft())
+
+    def _versions(self) -> int:
+        return sum(parameter._version for parameter in self.model.parameters())
+
+    def _check_weights(self) -> None:
+        """Training in place changes tensors' versions: what was computed with other weights must not be used."""
+        versions = self._versions()
+        if versions == self._weights:
+            return
+        self._weights = versions
+        self.prefixes.clear()
+        self.features.clear()
+        if isinstance(self.runtime, InferenceRuntime):
+            self.runtime.refresh()
 
     # What a request is made of
 
@@ -268,7 +295,7 @@ class Engine:
                 self._token_bytes,
                 self._allowed(request),
                 read,
-                Grammar(options, self.tokenizer) if constrained else None,
+                Grammar(options, self.tokenizer, self.model.config.vocab_size) if constrained else None,
             )
         return Job(handle, index, next(self._numbers), self.model.config, self.tokenizer, main, writer)
 
@@ -294,7 +321,9 @@ class Engine:
         for segment in request.prompt:
             if isinstance(segment, MediaSegment) and segment.modality not in config.modalities:
                 raise ValueError(f"the model has no modality {segment.modality!r}; remove the medium")
-        length, block, num_rows = num_positions(request.prompt), 0, 1
+        prompts = (request.prompt, request.without_words, request.without_media)
+        length = max(num_positions(prompt) for prompt in prompts if prompt is not None)
+        block, num_rows = 0, 1
         if request.output != "text":
             modality = request.output if request.output != "interleaved" else ""
             if request.media.grid is not None and modality:
@@ -304,14 +333,15 @@ class Engine:
                 block = max(
                     math.prod(m.max_grid) for n, m in config.modalities.items() if modality in ("", n)
                 )
+            block += 3  # what opens it, and its sizes
             num_rows = 1 + (request.without_words is not None) + (request.without_media is not None)
         if length > config.max_position:
             raise ValueError(
                 f"the prompt has {length} tokens and the model takes {config.max_position}; shorten it or send less media"
             )
-        longest = length + block + 3
+        longest = length + block
         if request.output in ("text", "interleaved"):
-            longest = min(length + request.text.max_tokens + block, config.max_position + block)
+            longest = min(length + request.text.max_tokens, config.max_position) + block
         if num_rows * longest > self.config.cache_tokens or num_rows > self.config.max_rows:
             raise ValueError(
                 f"the request may need {num_rows} x {longest} positions and the cache holds "

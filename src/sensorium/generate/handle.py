@@ -47,13 +47,14 @@ class Handle:
     def receive(self, event: Event) -> None:
         """Take an event from the engine."""
         with self._changed:
-            if self.on_event is None:
+            on_event = self.on_event  # read once: an async iterator may set it meanwhile
+            if on_event is None:
                 self._events.append(event)
             self.num_running -= isinstance(event, Finished)
             self._changed.notify_all()
-        if self.on_event is not None:
+        if on_event is not None:
             try:
-                self.on_event(event)
+                on_event(event)
             except Exception as error:  # the caller's own fault: others are served on, and the caller is told
                 self.on_event, self.error, self.is_cancelled = None, error, True
 
@@ -80,8 +81,8 @@ class Handle:
             waiting, self._events = self._events, deque()
             for event in waiting:
                 events.put_nowait(event)
+            finished = self.request.n - self.num_running - sum(isinstance(e, Finished) for e in waiting)
             self.on_event = lambda event: _ignore(loop.call_soon_threadsafe(events.put_nowait, event))
-        finished = 0
         while finished < self.request.n:
             event = await events.get()
             finished += isinstance(event, Finished)

@@ -193,14 +193,21 @@ class Model:
             media |= {"grid": pixel_grid(model, output, rest.get("width"), rest.get("height"))}
         edit = Edit.of(prompt, output, rest.get("source"), rest.get("mask"), model)
         if edit is not None:
+            if media.get("grid") is not None:
+                raise ValueError("source and mask give the size: leave width, height and grid out")
             media |= {"grid": edit.grid}
+        elif media.get("strength", 1.0) != 1:
+            raise ValueError("strength without source; give source=sm.Image(...), or leave it out")
+        if output == "interleaved" and media.get("grid") is not None:
+            raise ValueError("grid with output='interleaved'; there the model chooses sizes: leave it out")
+        if rest.get("duration_s") is not None and options.get("grid") is not None:
+            raise ValueError("duration_s and grid both give the length; leave one out")
         segments = read_prompt(prompt, output, model, self.tokenizer)
         negative = rest.get("negative_prompt")
         # An answer in words has nothing to guide; and where there are no words, nothing to move away from.
         guided = output != "text"
-        wordless = (
-            read_prompt(negative, output, model, self.tokenizer) if negative else without_text(segments)
-        )
+        *kept, closing = without_text(segments)
+        wordless = [*kept, *(read_parts(negative, model, self.tokenizer) if negative else ()), closing]
         bare = without_media(wordless)
         chosen = MediaOptions(**media)
         return Request(
@@ -264,6 +271,10 @@ class Model:
         if output == "text":
             return answer.text
         parts = [part.part if isinstance(part, Media) else part for part in answer.parts]
+        if output != "interleaved" and not parts:
+            raise ValueError(
+                f"no room for the {output} behind a prompt of {answer.num_prompt_tokens} tokens; shorten it"
+            )
         return parts if output == "interleaved" else parts[0]
 
     def _duration_grid(self, output: str, duration_s: float) -> tuple[int, int]:

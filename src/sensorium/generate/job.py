@@ -93,7 +93,7 @@ class Job:
         token = self.writer.choose(logits_V)
         opened = next((m for m in self.config.modalities if token == self.tokenizer.open_token(m)), None)
         if opened is not None and token not in self.writer.ends:
-            self._send_text(self.writer.flush())
+            self._send_text(self.writer.open_medium())
             self._open(opened)
             return
         piece, reason = self.writer.accept(token)
@@ -184,7 +184,7 @@ class Job:
             self.finish("length")
             return
         if self.writer is not None:
-            self.writer.num_tokens += num_patches
+            self.writer.num_tokens += 1 + num_sides(self.config, modality) + num_patches
         self.drawing = Drawing(
             modality,
             grid,

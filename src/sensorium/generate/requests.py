@@ -1,5 +1,6 @@
 """What is asked of the engine and what it answers: options, requests, events, answers."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -51,7 +52,7 @@ class TextOptions:
             raise ValueError("stop and choices take a list of strings; wrap the string in a list")
         for name, good, expected in (
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature >= 0, "0 or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or more, finite"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
@@ -91,11 +92,15 @@ class MediaOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        low, high = self.guidance_interval
         for name, good, expected in (
             ("num_steps", self.num_steps >= 1, "at least 1"),
-            ("strength", 0 < self.strength <= 1, "above 0, at most 1"),
+            ("strength", 0.001 <= self.strength <= 1, "from 0.001 to 1"),
             ("preview_every", self.preview_every >= 0, "0 or more"),
             ("solver", self.solver in ("euler", "heun"), "euler or heun"),
+            ("guidance_scale", math.isfinite(self.guidance_scale), "a finite number"),
+            ("image_guidance_scale", math.isfinite(self.image_guidance_scale), "a finite number"),
+            ("guidance_interval", 0 <= low <= high <= 1, "two noise levels, rising, from 0 to 1"),
         ):
             if not good:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")

@@ -136,21 +136,25 @@ class InferenceRuntime:
     def __init__(self, model: Sensorium, *, weights: Weights, compile: bool) -> None:
         self.model, self.config, self.weights = model, model.config, weights
         self.pieces = Pieces(self.config, linear)
-        head = model.embed_tokens if model.lm_head is None else model.lm_head
-        matrices = _Matrices(weights)
-        self.row_layers, self.row_head = [], ()
-        with torch.inference_mode():
-            if compile:
-                self.row_layers = [_layer_weights(layer, matrices.split) for layer in model.layers]
-                self.row_head = matrices.split([head.weight])
-            self.layers = [_layer_weights(layer, matrices.joined) for layer in model.layers]
-            self.head = matrices.joined([head.weight])
         self.row_pieces: CompiledPieces | None = None
         self.compile_error = ""  # why there is no compiled path although it was asked for
+        self.refresh(compile=compile)
         if compile:
             self._compile()
         if self.row_pieces is None:
             self.row_layers, self.row_head = [], ()
+
+    def refresh(self, *, compile: bool | None = None) -> None:
+        """Lay out what the model's weights are now."""
+        model, matrices = self.model, _Matrices(self.weights)
+        head = model.embed_tokens if model.lm_head is None else model.lm_head
+        self.row_layers, self.row_head = [], ()
+        with torch.inference_mode():
+            if self.row_pieces is not None if compile is None else compile:
+                self.row_layers = [_layer_weights(layer, matrices.split) for layer in model.layers]
+                self.row_head = matrices.split([head.weight])
+            self.layers = [_layer_weights(layer, matrices.joined) for layer in model.layers]
+            self.head = matrices.joined([head.weight])
 
     @torch.inference_mode()
     def trunk(

@@ -121,6 +121,8 @@ def speak(
     config = model.config.model.modalities["audio"]
     longest_s = config.max_size[0] * HOP_LENGTH / SAMPLE_RATE
     check_known(options, MediaOptions, more=("context", "max_chars"))
+    if context < 0 or max_chars < 0:
+        raise ValueError(f"context {context}, max_chars {max_chars}: expected 0 or more")
     max_chars = max_chars or max(8, int(longest_s * CHARS_PER_S))
     return _speak(model, pieces_of(text, max_chars), context, MediaOptions(**options))
 

@@ -68,6 +68,12 @@ class ListenOptions:
     step_s: float = 1.0
     max_tokens: int = 48
 
+    def __post_init__(self) -> None:
+        if self.policy not in ("wait", "agree", None) or self.detect not in ("speech", "sound"):
+            raise ValueError(
+                f"policy {self.policy!r}, detect {self.detect!r}; expected 'wait' or 'agree', and 'speech' or 'sound'"
+            )
+
 
 class Hearing(Protocol):
     """One piece of speech, growing."""

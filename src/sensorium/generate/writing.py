@@ -138,6 +138,11 @@ class Writer:
             return piece, "stop"
         return piece, "length" if full else None
 
+    def open_medium(self) -> str:
+        """The last choice opens a medium and is no token of the text; return the rest of the text before it."""
+        self.logprobs = self.logprobs[: len(self.token_ids)]
+        return self.flush()
+
     def flush(self) -> str:
         """The rest of the text, where something else than text follows."""
         piece = self.stream.add(b"", last=True)

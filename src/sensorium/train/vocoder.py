@@ -67,6 +67,17 @@ class VocoderRun:
     save_every: int = 200
     log_every: int = 50
 
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("num_steps", 1),
+            ("batch_size", 1),
+            ("num_frames", 8),
+            ("save_every", 1),
+            ("log_every", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+
 
 def read_sounds(sources: tuple[str, ...], split: str) -> list[np.ndarray]:
     """Waveforms at 24 kHz of all sounds of a split.
