@@ -137,6 +137,8 @@ class InferenceRuntime:
         self.model, self.config, self.weights = model, model.config, weights
         self.pieces = Pieces(self.config, linear)
         self.row_pieces: CompiledPieces | None = None
+        self.row_layers: list[Any] = []
+        self.row_head: Any = ()
         self.compile_error = ""  # why there is no compiled path although it was asked for
         self.refresh(compile=compile)
         if compile:
