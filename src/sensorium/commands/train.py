@@ -124,7 +124,10 @@ def main(arguments: Sequence[str]) -> int:
         from sensorium.commands.dry_run import dry_run
 
         return dry_run(config)
-    if chosen.resume:
+    from sensorium.train.checkpoint import last_checkpoint
+    from sensorium.train.parallel import was_restarted
+
+    if chosen.resume or (was_restarted() and last_checkpoint(chosen.out)):
         config = _reconcile(config, _saved_config(chosen.out), chosen.out, _given_keys(words))
     return _run(config, chosen.out, resume=chosen.resume)
 

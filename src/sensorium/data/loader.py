@@ -89,7 +89,7 @@ class Loader:
         most = max(len(config.sources), len(config.clean_sources))
         # The sources' quotas are rounded: a step may have one sample less for each.
         self.num_parts = world_size * num_microbatches
-        least = self.num_parts + (most - 1 if self.num_parts > 1 else 0)
+        least = self.num_parts + most - 1
         if config.samples_per_step < least:
             raise ValueError(
                 f"samples_per_step is {config.samples_per_step}; {world_size} ranks, {num_microbatches} micro-batches "
@@ -299,16 +299,10 @@ class Loader:
             worker_init_fn=start_worker,
             multiprocessing_context="spawn" if remote else None,
         )
-        try:
-            for batch in batches:
-                if isinstance(batch, ValueError):
-                    raise batch
-                yield map_arrays(batch, torch.from_numpy, np.ndarray)
-        except RuntimeError as error:  # what torch says of a worker that was killed
-            raise OSError(
-                f"a process that makes batches has ended ({str(error).splitlines()[0]}), often for want of memory; "
-                "give fewer data.num_workers or a smaller data.cache_mb, and resume"
-            ) from error
+        for batch in batches:
+            if isinstance(batch, ValueError):
+                raise batch
+            yield map_arrays(batch, torch.from_numpy, np.ndarray)
 
     def _at(self, step: int) -> int:
         """Which step's samples come at ``step``: the largest of the first steps may change places with the first."""

@@ -5,6 +5,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.utils.data
@@ -33,6 +35,7 @@ def start_worker(number: int) -> None:
     """Make a process ready: it ends with its parent, quietly, and inherits no open file."""
     # Ctrl-C reaches every process of a terminal: the parent ends its workers, which must not print tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     info: Any = torch.utils.data.get_worker_info()
     for source in info.dataset.loader.sources:
@@ -46,3 +49,21 @@ def _end_with_the_parent() -> None:
     while os.getppid() == started_by and parent is not None and parent.is_alive():
         time.sleep(1)
     os._exit(1)
+
+
+@contextmanager
+def lost_worker_explained() -> Iterator[None]:
+    """What torch says of a worker that was killed, wherever its signal finds the run.
+
+    Raises:
+        OSError: a process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):  # an error inside one begins with "Caught"
+            raise
+        raise OSError(
+            f"a process that makes batches has ended ({str(error).splitlines()[0]}), often for want of memory; "
+            "give fewer data.num_workers or a smaller data.cache_mb, and resume"
+        ) from error

@@ -201,6 +201,6 @@ class Block(nn.Module):
         # Both feed-forwards are called in every step, on as many tokens as there are (none too): every rank
         # touches every parameter, and no token pays twice.
         out_BTD = torch.empty_like(x_BTD)
-        out_BTD[~is_noisy_BT] = self.mlp(h_BTD[~is_noisy_BT])
-        out_BTD[is_noisy_BT] = self.noisy_mlp(h_BTD[is_noisy_BT])
+        out_BTD[~is_noisy_BT] = self.mlp(h_BTD[~is_noisy_BT]).to(x_BTD.dtype)
+        out_BTD[is_noisy_BT] = self.noisy_mlp(h_BTD[is_noisy_BT]).to(x_BTD.dtype)
         return x_BTD + out_BTD

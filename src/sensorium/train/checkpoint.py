@@ -240,6 +240,8 @@ class SavedRows:
 
     def read(self, name: str, piece: Piece) -> Tensor:
         """The rows of a tensor that a piece stands for."""
+        if piece.shape and not len(piece.tensor):
+            return piece.tensor.new_empty(piece.tensor.shape)
         stop = piece.start + (len(piece.tensor) if piece.shape else 1)
         found, at = [], piece.start
         for first, last, path in sorted(self.parts[name]):

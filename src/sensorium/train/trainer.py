@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sensorium.config import RunConfig
 from sensorium.data.loader import Loader
+from sensorium.data.workers import lost_worker_explained
 from sensorium.interrupt import Interruption, first_interrupt
 from sensorium.losses import Loss
 from sensorium.model.sensorium import Sensorium
@@ -31,6 +32,7 @@ from sensorium.train.sight import Amounts, Norms, TaskLosses
 from sensorium.train.step import Facts, share_facts, step_losses, total_loss
 from sensorium.train.trackers import open_trackers
 
+MAX_PENDING = 10  # steps that wait to be looked at: each keeps its batch
 Sampler = Callable[["Trainer", Path], None]  # writes samples at fixed prompts into a folder
 
 
@@ -107,9 +109,9 @@ class Trainer:
         self.model.train()
         stream: Any = self.loader.stream(self.step, self.config.train.num_steps)
         try:
-            with first_interrupt(signal.SIGINT, signal.SIGTERM) as interrupted:
+            with first_interrupt(signal.SIGINT, signal.SIGTERM) as interrupted, lost_worker_explained():
                 self._loop(stream, interrupted)
-            final = self.save()
+                final = self.save()
             if self.sampler:
                 self.sample()
         finally:
@@ -149,7 +151,7 @@ class Trainer:
                 "elapsed_s": self.elapsed_s,
             }
             self._evaluate(values)
-            if self.step % train.log_every == 0 or self.progress >= 1.0 or not self._is_deferred:
+            if self._is_logged or len(self.pending) >= MAX_PENDING or not self._is_deferred:
                 self.write_metrics()
             if self.stopped_by:
                 self.save()
@@ -171,6 +173,11 @@ class Trainer:
         self.best_loss = min(self.best_loss, values["val_loss"])
 
     @property
+    def _is_logged(self) -> bool:
+        every = self.config.train.log_every
+        return bool(every) and self.step % every == 0 or self.progress >= 1.0
+
+    @property
     def _is_deferred(self) -> bool:
         """A GPU is not waited for in every step: its numbers are looked at when they are logged or saved."""
         return self.ranks.device.type != "cpu"
@@ -184,7 +191,7 @@ class Trainer:
         facts = share_facts(batches, self.config, self.ranks, self.amounts.of(batches))
         with memory_explained(self.step + 1, batches, self.config):
             total, means, by_task = self._backward(batches, facts)
-        has_norms = (self.step + 1) % config.log_every == 0
+        has_norms = bool(config.log_every) and (self.step + 1) % config.log_every == 0
         norms = self.norms.of_gradients() if has_norms else {}
         grad_norm = self.shards.clip_(config.grad_clip)
         self.tokens_seen += facts.num_tokens
@@ -245,7 +252,7 @@ class Trainer:
                 self.log.write(values)
             for tracker in self.trackers:
                 tracker.log(values)
-        if self.line and self.pending and (self.step % train.log_every == 0 or self.progress >= 1.0):
+        if self.line and self.pending and self._is_logged:
             eta_s = self.elapsed_s / max(self.progress, 1e-9) * (1 - self.progress)
             self.line.show(self.pending[-1][0], num_steps=train.num_steps, eta_s=eta_s)
         self.pending.clear()
