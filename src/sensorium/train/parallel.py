@@ -159,7 +159,7 @@ def prepare_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> None:
 
 
 def _shard(model: nn.Module, blocks: list[Any], mesh: DeviceMesh, config: TrainConfig) -> None:
-    half = use_bfloat16(config, torch.device(mesh.device_type))
+    use_bfloat16(config, torch.device(mesh.device_type))
     policy = MixedPrecisionPolicy(
         param_dtype=None,
         # Gradients are summed in full precision; autocast, not FSDP, chooses what each operation computes in.

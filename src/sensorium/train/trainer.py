@@ -175,7 +175,7 @@ class Trainer:
     @property
     def _is_logged(self) -> bool:
         every = self.config.train.log_every
-        return bool(every) and self.step % every == 0 or self.progress >= 1.0
+        return (bool(every) and self.step % every == 0) or self.progress >= 1.0
 
     @property
     def _is_deferred(self) -> bool:
