@@ -130,7 +130,7 @@ def test_generate_documents_the_defaults_of_the_options() -> None:
     for name in ("stop_tokens", "logprobs"):  # for programs
         del known[name]
     assert mine == known | not_given
-    talk = {name: value for name, value in defaults(Chat).items() if name != "model"}
+    talk = {name: value for name, value in defaults(Chat).items() if name not in NOT_OPTIONS}
     assert talk.items() <= defaults(TextOptions).items()
     assert len(talk) == 7
 

@@ -137,7 +137,7 @@ def test_chat_at_a_terminal_goes_on_after_a_mistake(
 
     monkeypatch.setattr("builtins.input", type_in)
     monkeypatch.setattr(chat.sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
-    monkeypatch.setattr(chat, "open_model", lambda name: model)
+    monkeypatch.setattr(chat, "open_model", lambda *which: model)
     assert chat.main(["--max-tokens", "4"]) == 0
     said = capsys.readouterr()
     assert "nowhere.png: no such file" in said.err
