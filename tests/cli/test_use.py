@@ -88,6 +88,29 @@ def test_a_vocoder_is_for_sounds(here: Run, model_folder: Path, tmp_path: Path) 
 def test_an_option_of_another_output_is_refused(here: Run, model_folder: Path) -> None:
     done = here("generate", "hi", "--model", model_folder, "--guidance-scale", "3")
     assert_mistake(done, "'guidance_scale'", "temperature")
+    line = ("generate", "hi", "--model", model_folder, "--preview-every", "2")
+    assert_mistake(here(*line, "--output", "image", "--n", "2"), "--preview-every")
+    assert_mistake(here(*line), "--preview-every")
+
+
+def test_pictures_of_an_earlier_run_are_kept(here: Run, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "image-2.png").write_bytes(b"earlier")
+    line = ("generate", "a", "--model", model_folder, "--output", "image", "--num-steps", "1")
+    runs = [here(*line, "--n", "2") for _ in range(2)]
+    assert [done.returncode for done in runs] == [0, 0]
+    assert (tmp_path / "image-2.png").read_bytes() == b"earlier"
+    assert len(list(tmp_path.glob("image*.png"))) == 5
+
+
+def test_a_video_too_large_is_refused_unread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from sensorium.commands.parts import read_medium
+    from sensorium.media.video import VideoLimits
+
+    with (tmp_path / "a.webm").open("wb") as file:
+        file.truncate(VideoLimits().max_bytes + 1)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=r"a\.webm.*at most"):
+        read_medium(str(tmp_path / "a.webm"))
 
 
 def test_chat_from_a_pipe(

@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from sensorium.evals.baselines import (
-    Baseline,
     Blind,
     Chance,
     Example,
     Majority,
     NearestNeighbour,
-    ShuffledLabels,
     accuracy,
     best_options,
     mel_neighbour,
@@ -88,14 +86,6 @@ def test_the_nearest_neighbour_in_mel_finds_the_same_sound() -> None:
     rng = np.random.default_rng(0)
     sounds = [Example(f"s{n}", signal=rng.normal(size=(5 + 7 * n, 100))) for n in range(12)]
     assert accuracy(mel_neighbour(), sounds, sounds, [f"s{n}" for n in range(12)]) == 1
-
-
-@pytest.mark.parametrize("baseline", [pixel_neighbours((8,))[0], Majority(), Blind()])
-def test_shuffled_labels_score_at_chance(baseline: Baseline) -> None:
-    known, asked = examples(0, 8), examples(1, 8)
-    names = [f"name {n}" for n in range(8)]
-    figures = [accuracy(ShuffledLabels(baseline, seed), known, asked, names) for seed in range(60)]
-    assert np.mean(figures) == pytest.approx(1 / 8, abs=0.04)
 
 
 def test_a_perfect_similarity_scores_chance_on_shuffled_labels() -> None:

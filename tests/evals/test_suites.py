@@ -239,6 +239,34 @@ def test_a_broken_medium_is_told_with_its_sample(tmp_path: Path) -> None:
         evaluate(Seer(), "vqa", [], tmp_path, FAST)
 
 
+def test_a_limit_reads_only_the_blocks_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sensorium.data.reader import Reader
+    from sensorium.evals.cases import stream_rows
+
+    for number in range(4):
+        rows = [row | {"id": f"{number}-{row['id']}"} for row in question_rows("test", 3)]
+        write_shard(tmp_path / f"{number}.parquet", rows)
+    read: list[int] = []
+    block = Reader._read
+    monkeypatch.setattr(Reader, "_read", lambda self, number: read.append(number) or block(self, number))
+    rows = list(stream_rows(str(tmp_path), "test"))
+    assert len(rows) == 12
+    read.clear()
+    assert list(stream_rows(str(tmp_path), "test", limit=2)) == [rows[0], rows[6]]
+    assert len(read) == 2
+
+
+def test_questions_without_media_are_clusters_of_their_own() -> None:
+    from sensorium.data.schema import message
+    from sensorium.evals.cases import question_cases
+
+    rows = [
+        {"id": f"q{n}", "messages": [message("user", f"what is {n}?"), message("assistant", str(n))]}
+        for n in range(3)
+    ]
+    assert len({case.media_key for case in question_cases(rows)}) == 3
+
+
 def test_a_limit_is_spread_over_the_data(questions: str, tmp_path: Path) -> None:
     found = evaluate(Seer(), "vqa", questions, tmp_path, Options(limit=4, num_resamples=50))
     assert [case.id for case in found.scored] == ["test-0", "test-3", "test-6", "test-9"]

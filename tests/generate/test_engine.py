@@ -282,6 +282,61 @@ def test_what_can_never_be_served_is_refused_at_once() -> None:
         EngineConfig(prefill_tokens=0)
 
 
+@pytest.mark.parametrize("limits", [{"max_position": 24}, {"cache_tokens": 100}])
+def test_a_negative_prompt_too_long_is_refused_and_others_are_served(limits: dict[str, int]) -> None:
+    model = random_model(small_config(max_position=limits.get("max_position", 512)))
+    engine = Engine(model, TOKENIZER, EngineConfig(cache_tokens=limits.get("cache_tokens", 1000)))
+    good = engine.submit(Request(prompt=[text("a"), ASSISTANT], text=TextOptions(max_tokens=3)))
+    bad = Request(
+        prompt=[text("a"), EmbSegment()],
+        output="image",
+        media=MediaOptions(num_steps=1, grid=(1, 1)),
+        without_words=[text("n" * 60), EmbSegment()],
+    )
+    with pytest.raises(ValueError, match="shorten"):
+        engine.submit(bad)
+    assert len(good.result().token_ids) == 3
+    assert engine.num_waiting == engine.num_running == 0
+
+
+def test_a_prompt_that_fills_the_cache_is_an_error_and_no_hang() -> None:
+    engine = Engine(
+        random_model(small_config(max_position=40)), TOKENIZER, EngineConfig(cache_tokens=40, prefix_tokens=0)
+    )
+    handle = engine.submit(Request(prompt=[text("a" * 39), ASSISTANT]))
+    for _ in range(20):
+        if handle.is_done:
+            break
+        engine.step()
+    assert handle.is_done
+    assert handle.answers[0].finish_reason in ("error", "length")
+    assert (
+        len(engine.submit(Request(prompt=[text("a")], text=TextOptions(max_tokens=2))).result().token_ids)
+        == 2
+    )
+
+
+def test_a_refused_request_leaves_nothing_waiting() -> None:
+    engine = Engine(random_model(small_config(max_position=12)), TOKENIZER)
+    with pytest.raises(ValueError, match="shorten it"):
+        engine.generate([Request(prompt=[text("ab")]), Request(prompt=[text("a" * 20)])])
+    engine.step()
+    assert engine.num_waiting == engine.num_running == 0
+
+
+def test_logprobs_of_an_interleaved_answer_are_those_of_its_tokens() -> None:
+    model = random_model(small_config(tie_embeddings=False))
+    assert model.lm_head is not None
+    with torch.no_grad():
+        model.lm_head.weight[TOKENIZER.open_token("image")] *= 4
+    options = TextOptions(max_tokens=60, temperature=1.3, seed=1, logprobs=0)
+    asked = Request(prompt=PROMPTS[0], output="interleaved", text=options, media=MediaOptions(num_steps=1))
+    (answer,) = Engine(model, TOKENIZER).generate([asked])
+    assert any(not isinstance(part, str) for part in answer.parts)
+    assert answer.token_ids
+    assert [told.token_id for told in answer.logprobs] == answer.token_ids
+
+
 def test_an_answer_ends_where_the_model_has_no_more_positions() -> None:
     model = random_model(small_config(max_position=12))
     (answer,) = Engine(model, TOKENIZER).generate([Request(prompt=[text("abcd"), ASSISTANT])])

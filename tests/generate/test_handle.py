@@ -159,6 +159,45 @@ def test_a_callback_that_fails_hurts_nobody_else() -> None:
     assert_nothing_held(engine)
 
 
+def test_a_second_async_iteration_ends_and_a_callback_is_not_replaced() -> None:
+    async def main(engine: Engine) -> None:
+        handle = engine.submit(kinds()[2])
+        first = [event async for event in handle]
+        assert isinstance(first[-1], Finished)
+        assert [event async for event in handle] == []
+        taken: list[Any] = []
+        told = engine.submit(kinds()[2], taken.append)
+        with pytest.raises(RuntimeError, match="the events go to on_event"):
+            async for _ in told:
+                pass
+        told.results()
+        assert isinstance(taken[-1], Finished)
+
+    with Engine(model(), TOKENIZER) as engine:
+        asyncio.run(asyncio.wait_for(main(engine), 60))
+
+
+def test_an_interrupt_while_embedding_waits_does_not_stop_the_thread() -> None:
+    class Interrupted:
+        def __enter__(self) -> None:
+            raise KeyboardInterrupt
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    engine = Engine(model(), TOKENIZER)
+    lock, engine._lock = engine._lock, Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        engine.embed([[text("a"), EmbSegment()]])
+    engine._lock = lock
+    with engine:
+        handle = engine.submit(kinds()[2])
+        until = time.monotonic() + 30
+        while not handle.is_done and time.monotonic() < until:
+            time.sleep(0.005)
+    assert_same(handle.answers, alone(2))
+
+
 def test_an_async_caller_without_a_thread_is_told() -> None:
     async def main() -> None:
         async for _ in Engine(model(), TOKENIZER).submit(LONG):

@@ -161,6 +161,16 @@ def test_bad_options_are_errors_that_name_them_at_once() -> None:
         MODEL.generate("x", output="image", duration_s=1)
     with pytest.raises(ValueError, match="the prompt is empty"):
         MODEL.generate("", stream=True)
+    with pytest.raises(ValueError, match="choices is empty"):
+        MODEL.generate("x", choices=[])
+    with pytest.raises(ValueError, match="stop_tokens holds -1"):
+        MODEL.generate("x", stream=True, stop_tokens=[-1])
+
+
+def test_a_stream_that_is_never_read_leaves_nothing_waiting() -> None:
+    stream = MODEL.generate("x", stream=True)
+    del stream
+    assert MODEL.engine.num_waiting == MODEL.engine.num_running == 0
 
 
 def test_a_duration_is_kept() -> None:

@@ -157,6 +157,26 @@ def test_guidance_changes_what_is_drawn_and_1_is_the_plain_model() -> None:
     assert np.abs(pixels_of(alone, guidance_scale=4.0) - pixels_of(alone, guidance_scale=1.0)).max() <= 1
 
 
+def test_a_negative_prompt_of_an_edit_keeps_its_picture() -> None:
+    edit: list[Any] = [Image(picture(16, 16)), "red"]
+    options: dict[str, Any] = {"guidance_scale": 4.0, "negative_prompt": "blue"}
+    request = MODEL.request(edit, "image", **options)
+    assert request.without_words is not None
+    assert request.without_media is not None
+    kinds = [type(segment).__name__ for segment in request.without_words]
+    assert "MediaSegment" in kinds
+    assert len(request.without_media) < len(request.without_words)
+    once, thrice = (pixels_of(edit, image_guidance_scale=scale, **options) for scale in (1.0, 3.0))
+    assert np.abs(once - thrice).max() > 1
+
+
+def test_a_step_is_drawn_at_the_least_strength() -> None:
+    made = MODEL.generate("a", "image", source=Image(picture(8, 8)), strength=0.001, num_steps=30)
+    assert made.pixels().shape == (16, 16, 3)
+    source = torch.zeros(3, 8, 12)
+    assert drawing(MediaOptions(num_steps=10, strength=0.7), source=source).num_steps == 7
+
+
 def test_a_guidance_interval_saves_the_work_outside_it() -> None:
     rows = []
     hook = MODEL.model.layers[0].register_forward_hook(
@@ -217,7 +237,25 @@ def test_samples_are_the_pictures_of_the_seeds_that_follow() -> None:
             "the mask chooses nothing",
         ),
         ("image", {"source": Image(picture(4, 4)), "mask": np.ones((4, 4))}, "mask is a float64 array"),
-        ("image", {"strength": 0.0}, "strength is 0.0; expected above 0"),
+        *(
+            (
+                "image",
+                {"source": Image(picture(4, 4)), "strength": strength},
+                "strength is .*expected from 0.001",
+            )
+            for strength in (0.0, 1e-4, 1.1, float("nan"))
+        ),
+        ("image", {"strength": 0.5}, "strength without source"),
+        ("image", {"source": Image(picture(4, 4)), "grid": (1, 1)}, "source and mask give the size"),
+        ("audio", {"duration_s": 0.1, "grid": (1, 1)}, "both give the length"),
+        *(("audio", {"duration_s": s}, "duration_s is .*finite") for s in (0.0, -1.0, float("inf"))),
+        ("interleaved", {"grid": (1, 1)}, "there the model chooses sizes"),
+        *(("image", {"grid": grid}, "grid is .*two integers") for grid in ((1,), (1.5, 2), 3)),
+        ("image", {"num_steps": 10_001}, "num_steps is 10001; expected 1 to"),
+        ("image", {"seed": 2**63}, "expected an integer of 64 bits"),
+        ("image", {"guidance_interval": (0.5, 0.1)}, "two noise levels, rising"),
+        ("image", {"guidance_scale": float("inf")}, "a finite number"),
+        ("image", {"n": 1025}, "n is 1025; expected 1 to 1024"),
         ("image", {"solver": "rk4"}, "solver is 'rk4'; expected euler or heun"),
         ("text", {"mask": np.ones((4, 4), bool)}, "unknown option 'mask'"),
     ],

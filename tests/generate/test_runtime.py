@@ -242,6 +242,18 @@ def _engine_runtime() -> InferenceRuntime:
     return prepare_for_inference(loaded_model())
 
 
+def test_weights_changed_in_place_are_used() -> None:
+    changing = random_model(small_config(tie_embeddings=False))
+    engine = Engine(changing, TOKENIZER, runtime=prepare_for_inference(changing, compile=False))
+    before = engine.generate([kinds()[2]])[0].token_ids
+    with torch.no_grad():
+        for parameter in changing.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(parameter.flip(0))
+    expected = Engine(changing, TOKENIZER).generate([kinds()[2]])[0].token_ids
+    assert engine.generate([kinds()[2]])[0].token_ids == expected != before
+
+
 def test_the_door_lays_weights_out(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 

@@ -57,6 +57,14 @@ def test_pieces_are_sentences_as_soon_as_they_are_whole() -> None:
         "one two three,",
         "four five six seven",
     ]
+    for parts in (["  a"], [" ", " " * 9, "x y"], ["\u2003\u2003 ab"], [" " * 30]):
+        assert all(pieces_of(iter(parts), 3))
+
+
+def test_a_prompt_that_leaves_no_room_is_told() -> None:
+    model = small_model(max_position=24)
+    with pytest.raises(ValueError, match=r"no room for a sound behind .* tokens; lower context or max_chars"):
+        list(model.generate("a" * 22, "audio", stream=True, num_steps=1, max_chars=40))
 
 
 def test_a_vocoder_in_pieces_gives_what_it_gives_for_the_whole() -> None:

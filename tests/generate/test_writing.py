@@ -151,12 +151,28 @@ def test_the_penalty_is_that_of_the_paper_and_counts_what_was_read_and_said() ->
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; expected above 0"),
         ({"stop": ("",)}, "expected no empty string"),
         ({"logprobs": 21}, "expected from 0 to 20"),
+        ({"temperature": float("inf")}, "expected 0 or more, finite"),
+        ({"seed": 2**63}, "expected an integer of 64 bits"),
+        ({"seed": 0.5}, "expected an integer of 64 bits"),
         ({"choices": ("a",), "regex": "a"}, "exclude each other"),
     ],
 )
 def test_options_out_of_range_are_errors(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TextOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_stop_token_that_the_model_lacks_is_refused() -> None:
+    for token in (-1, model().config.vocab_size):
+        with pytest.raises(ValueError, match=f"stop_tokens holds {token}; the model's ids go from 0 to"):
+            ask(TextOptions(stop_tokens=(token,)))
+
+
+def test_a_grammar_works_where_the_model_has_more_ids_than_the_tokenizer() -> None:
+    wide = random_model(small_config(vocab_size=TOKENIZER.vocab_size + 64))
+    options = TextOptions(max_tokens=9, temperature=1.0, choices=("yes", "no"))
+    (answer,) = Engine(wide, TOKENIZER).generate([Request(prompt=PROMPTS[0], text=options)])
+    assert answer.text in ("yes", "no")
 
 
 SCHEMA = {

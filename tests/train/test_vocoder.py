@@ -128,6 +128,9 @@ def test_the_command_trains_compares_and_refuses(tmp_path: Path) -> None:
     assert again.returncode == 2
     assert "add --resume" in again.stderr
     assert json.loads(json.dumps(again.stderr)).count("\n") == 1
+    longer = run_command("train", "vocoder", "--resume", "--out", "run", "--num-steps", "4000", cwd=tmp_path)
+    assert longer.returncode == 2
+    assert "saved configuration; leave --num-steps out" in longer.stderr
 
 
 def test_data_without_sounds_are_refused() -> None:

@@ -111,7 +111,7 @@ class Generate:
     source: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
     """picture: start from this one, --strength of the way to noise."""
     strength: float = 1.0
-    """picture: from just above 0 (nearly --source) to 1 (drawn anew)."""
+    """picture: from 0.001 (nearly --source) to 1 (drawn anew)."""
     mask: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
     """picture: change the source (or the last picture of the prompt) only where this one is white."""
     preview_every: int = 0

@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sensorium.media.image import too_many_bytes
 from sensorium.media.parts import Audio, Image, Video
-from sensorium.media.video import count_tracks
+from sensorium.media.video import VideoLimits, count_tracks
 
 if TYPE_CHECKING:
     from sensorium.generate.interface import Model
@@ -75,8 +76,11 @@ def read_medium(name: str, modality: str | None = None) -> Medium:
         raise ValueError(
             f"{name}: the suffix {path.suffix!r} is of no known picture, sound or video; expected {known}"
         )
-    if not modality and path.suffix.lower() == ".webm" and count_tracks(path.read_bytes())[0]:
-        chosen = "video"
+    if not modality and path.suffix.lower() == ".webm":
+        num_bytes, most = path.stat().st_size, VideoLimits().max_bytes
+        if num_bytes > most:
+            raise too_many_bytes(name, num_bytes, most)
+        chosen = "video" if count_tracks(path.read_bytes())[0] else "audio"
     return PARTS[chosen](path)
 
 

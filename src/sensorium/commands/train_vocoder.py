@@ -40,6 +40,10 @@ class TrainVocoder:
 def main(arguments: Sequence[str]) -> int:
     """Train, then score."""
     chosen: TrainVocoder = run_tyro(TrainVocoder, arguments, verb="train vocoder", description=DESCRIPTION)
+    names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+    others = [name for name in names if name not in ("--out", "--resume")]
+    if chosen.resume and others:
+        raise ValueError(f"--resume goes on with the saved configuration; leave {', '.join(others)} out")
     trainer = VocoderTrainer(chosen.run, chosen.out, resume=chosen.resume)
     try:
         path = trainer.train(show=lambda values: _show(values, trainer.run.num_steps))

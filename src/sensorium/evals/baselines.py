@@ -6,7 +6,7 @@ higher, the likelier. Scores are a similarity like a model's own, so that the sa
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -125,27 +125,6 @@ class NearestNeighbour:
             rows = nearest[start : start + _CHUNK]
             np.maximum.at(rows.T, column_M, -distance_NM.T)
         return nearest[:, [places[option] for option in options]]
-
-
-@dataclass(frozen=True)
-class ShuffledLabels:
-    """A control, not a rival: another baseline that learns from wrong answers must score as chance does."""
-
-    inner: Baseline
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """Of the control."""
-        return f"{self.inner.name}, shuffled labels"
-
-    def scores(
-        self, known: Sequence[Example], asked: Sequence[Example], options: Sequence[str]
-    ) -> np.ndarray:
-        """Those of the inner baseline on known examples whose answers have changed places."""
-        answers = shuffled([example.answer for example in known], self.seed)
-        wrong = [replace(example, answer=answer) for example, answer in zip(known, answers, strict=True)]
-        return self.inner.scores(wrong, asked, options)
 
 
 def pixels(size: int) -> Callable[[np.ndarray], np.ndarray]:

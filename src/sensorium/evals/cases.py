@@ -53,8 +53,8 @@ class Case:
         return tuple(part for part in self.prompt if isinstance(part, str))
 
 
-def stream_rows(data: str, split: str) -> Iterator[dict[str, Any]]:
-    """Rows of a split of shards.
+def stream_rows(data: str, split: str, *, limit: int = 0) -> Iterator[dict[str, Any]]:
+    """Rows of a split of shards; with a limit, that many, evenly spread, and no block is read without one of them.
 
     Args:
         data: a Parquet file, a folder of shards, "starter:NAME", or an address of an object store.
@@ -65,7 +65,20 @@ def stream_rows(data: str, split: str) -> Iterator[dict[str, Any]]:
     reader = Reader(data, split)
     if not reader.num_rows:
         raise ValueError(f"{data}: no sample has the split {split!r}; name another with --split")
-    return reader.rows()
+    return _spread_rows(reader, limit)
+
+
+def _spread_rows(reader: Reader, limit: int) -> Iterator[dict[str, Any]]:
+    ends = np.cumsum(reader.block_sizes)
+    for place in _spread(reader.num_rows, limit):
+        block = int(np.searchsorted(ends, place, side="right"))
+        yield reader.row(block, place - int(ends[block] - reader.block_sizes[block]))
+
+
+def _spread(num_rows: int, limit: int) -> Iterator[int]:
+    """Places of ``limit`` rows (0: all), evenly spread."""
+    num = min(limit or num_rows, num_rows)
+    return (number * num_rows // num for number in range(num))
 
 
 def checked_rows(rows: Sequence[Row], *, limit: int = 0) -> list[dict[str, Any]]:
@@ -76,8 +89,7 @@ def checked_rows(rows: Sequence[Row], *, limit: int = 0) -> list[dict[str, Any]]
     """
     if not rows:
         raise ValueError("there are no rows to evaluate on; give at least one")
-    num = min(limit or len(rows), len(rows))
-    chosen = [dict(rows[number * len(rows) // num]) for number in range(num)]
+    chosen = [dict(rows[place]) for place in _spread(len(rows), limit)]
     seen: set[str] = set()
     for row in chosen:
         if row.get("problems"):

@@ -66,7 +66,7 @@ def evaluate(
     Args:
         subject: ``ModelSubject(sm.load(...), "name")``, or anything that answers and embeds.
         suite: "vqa", "retrieval" or "asr".
-        data: shards as ``read_rows`` takes them, or rows in the form of ``docs/data.md``.
+        data: shards as ``stream_rows`` takes them, or rows in the form of ``docs/data.md``.
         out: an existing folder; answers are kept in ``SUITE.answers.jsonl`` as they come, and a second call goes on.
         overwrite: begin anew whatever is there.
         bar: shows how far it is.
@@ -76,7 +76,7 @@ def evaluate(
     """
     options = check(suite, options or Options())
     if isinstance(data, str):
-        rows = checked_rows(list(stream_rows(data, options.split)), limit=options.limit)
+        rows = checked_rows(list(stream_rows(data, options.split, limit=options.limit)))
         known = _known(suite, data, options)
     else:
         rows, known = checked_rows(data, limit=options.limit), []

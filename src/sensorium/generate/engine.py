@@ -30,6 +30,8 @@ from sensorium.sequence.mask import attention_mask
 from sensorium.sequence.packing import Batch, pack
 from sensorium.sequence.tokenizer import Tokenizer
 
+MAX_ANSWERS = 1024  # of one request
+
 
 class Engine:
     """Batched generation with one model.
@@ -79,10 +81,20 @@ class Engine:
             ValueError: the prompt or the size is more than the model or the budget can take, or a constraint is not
                 valid.
         """
+        return self.queue(self.prepare(request, on_event))
+
+    def prepare(self, request: Request, on_event: OnEvent | None = None) -> list[Job]:
+        """The answers of a request, checked as ``submit`` does and not yet queued."""
         self._check(request)
         handle = Handle(self, request, on_event)
         jobs = [self._job(handle, index) for index in range(request.n)]
         handle.answers = [job.answer for job in jobs]
+        return jobs
+
+    def queue(self, jobs: Sequence[Job]) -> Handle:
+        """Queue the answers of one request."""
+        handle = jobs[0].handle
+        handle.submitted_s = self.clock()
         self._inbox.extend(jobs)
         self.wake()
         return handle
@@ -316,8 +328,13 @@ class Engine:
             raise ValueError(
                 f"output {request.output!r} is unknown to this model; it gives {', '.join(known)}"
             )
-        if request.n < 1:
-            raise ValueError(f"n is {request.n}; expected at least 1")
+        if not 1 <= request.n <= MAX_ANSWERS:
+            raise ValueError(f"n is {request.n}; expected 1 to {MAX_ANSWERS}")
+        for token in request.text.stop_tokens:
+            if not 0 <= token < config.vocab_size:
+                raise ValueError(
+                    f"stop_tokens holds {token}; the model's ids go from 0 to {config.vocab_size - 1}"
+                )
         for segment in request.prompt:
             if isinstance(segment, MediaSegment) and segment.modality not in config.modalities:
                 raise ValueError(f"the model has no modality {segment.modality!r}; remove the medium")

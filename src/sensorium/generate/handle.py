@@ -31,6 +31,7 @@ class Handle:
         self.is_cancelled = False
         self.error: Exception | None = None  # that the callback raised
         self.num_running = request.n
+        self._has_callback = on_event is not None
         self._events: deque[Event] = deque()
         self._changed = threading.Condition()
 
@@ -73,6 +74,8 @@ class Handle:
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """The same without blocking an event loop; the engine must run in a thread (``engine.start()``)."""
+        if self._has_callback:
+            raise RuntimeError("the events go to on_event; submit without it to iterate over them")
         if not (self.engine.is_running or self.is_done):
             raise RuntimeError("nobody runs the engine; call engine.start(), or iterate without async")
         loop = asyncio.get_running_loop()

@@ -1,6 +1,7 @@
 """The door of the Python interface: ``sm.load()`` returns a ``Model`` that generates and embeds."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from sensorium.config import RunConfig
 from sensorium.generate.engine import Engine
 from sensorium.generate.handle import Handle, OnEvent
+from sensorium.generate.job import Job
 from sensorium.generate.pictures import Edit, pixel_grid, to_part
 from sensorium.generate.prompt import Part, Prompt, read_parts, read_prompt, without_media, without_text
 from sensorium.generate.requests import Answer, Media, MediaOptions, Request, Text, TextOptions, check_known
@@ -115,7 +117,7 @@ class Model:
             return speak(self, words, **options)
         request = self.request(prompt, output, n=n, **options)
         if stream:
-            return self._stream(self.engine.submit(request))
+            return self._stream(self.engine.prepare(request))
         answers = [self._result(output, answer) for answer in self.engine.generate([request])]
         return answers if n > 1 else answers[0]
 
@@ -255,8 +257,9 @@ class Model:
             out[chosen] = self.engine.embed([rows[i] for i in chosen]).cpu().numpy()
         return out
 
-    def _stream(self, handle: Handle) -> Iterator[Any]:
-        """What a user sees of the events; leaving the iterator cancels the request."""
+    def _stream(self, jobs: Sequence[Job]) -> Iterator[Any]:
+        """What a user sees of the events; nothing is queued before the first is asked for, and leaving cancels."""
+        handle = self.engine.queue(jobs)
         try:
             for event in handle:
                 if isinstance(event, Text) and event.text:
@@ -281,6 +284,8 @@ class Model:
         """``duration_s`` of a sound -> patches."""
         if output != "audio":
             raise ValueError(f"duration_s with output={output!r}; only sounds have a duration: leave it out")
+        if not 0 < duration_s < math.inf:
+            raise ValueError(f"duration_s is {duration_s}; expected seconds, above 0 and finite")
         from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
 
         patch_s = self.config.model.modalities["audio"].patch[0] * HOP_LENGTH / SAMPLE_RATE
@@ -302,6 +307,8 @@ def _split_options(
         "interleaved": [*of_text, *of_media, "negative_prompt"],
     }.get(output, [*of_media, *REQUEST_OPTIONS])
     check_known(values, more=known)
+    if _is_list(values.get("choices")) and not values["choices"]:
+        raise ValueError("choices is empty; give at least one, or leave it out")
     lists = {
         name: tuple(values[name]) for name in ("stop", "stop_tokens", "choices") if _is_list(values.get(name))
     }

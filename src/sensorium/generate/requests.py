@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Literal
 
 from torch import Tensor
@@ -59,6 +60,7 @@ class TextOptions:
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "from 0 to 20"),
             ("stop", all(self.stop), "no empty string"),
+            ("seed", _is_seed(self.seed), "an integer of 64 bits"),
         ):
             if not good:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
@@ -94,7 +96,13 @@ class MediaOptions:
     def __post_init__(self) -> None:
         low, high = self.guidance_interval
         for name, good, expected in (
-            ("num_steps", self.num_steps >= 1, "at least 1"),
+            ("num_steps", 1 <= self.num_steps <= 10_000, "1 to 10000"),
+            (
+                "grid",
+                self.grid is None or _is_grid(self.grid),
+                "two integers: patches along height and width",
+            ),
+            ("seed", _is_seed(self.seed), "an integer of 64 bits"),
             ("strength", 0.001 <= self.strength <= 1, "from 0.001 to 1"),
             ("preview_every", self.preview_every >= 0, "0 or more"),
             ("solver", self.solver in ("euler", "heun"), "euler or heun"),
@@ -104,6 +112,14 @@ class MediaOptions:
         ):
             if not good:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+
+
+def _is_seed(seed: Any) -> bool:
+    return isinstance(seed, Integral) and -(2**63) <= int(seed) < 2**63
+
+
+def _is_grid(grid: Any) -> bool:
+    return isinstance(grid, tuple | list) and len(grid) == 2 and all(isinstance(n, Integral) for n in grid)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,16 +78,16 @@ def pieces_of(text: str | Iterable[str], max_chars: int) -> Iterator[str]:
         waiting += part
         *whole, waiting = _SENTENCE.split(waiting)
         for sentence in whole:
-            yield from _broken(sentence.strip(), max_chars)
+            yield from _broken(sentence, max_chars)
         if len(waiting) > max_chars:
-            *whole, waiting = _broken(waiting, max_chars)
+            *whole, waiting = _broken(waiting, max_chars) or [""]
             yield from whole
             waiting += " " if part[-1:].isspace() else ""
-    yield from _broken(waiting.strip(), max_chars)
+    yield from _broken(waiting, max_chars)
 
 
 def _broken(sentence: str, max_chars: int) -> list[str]:
-    out = []
+    out, sentence = [], sentence.strip()
     while len(sentence) > max_chars:
         head = sentence[: max_chars + 1]
         comma = head.rfind(", ")
@@ -166,5 +166,9 @@ def _drawn(model: "Model", request: Request) -> np.ndarray:
         answer = handle.result()
     finally:
         handle.cancel()
-    media = next(part for part in answer.parts if isinstance(part, Media))
+    media = next((part for part in answer.parts if isinstance(part, Media)), None)
+    if media is None:
+        raise ValueError(
+            f"no room for a sound behind {answer.num_prompt_tokens} tokens; lower context or max_chars"
+        )
     return media.array.float().cpu().numpy()
