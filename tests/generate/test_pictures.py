@@ -174,7 +174,7 @@ def test_a_step_is_drawn_at_the_least_strength() -> None:
     made = MODEL.generate("a", "image", source=Image(picture(8, 8)), strength=0.001, num_steps=30)
     assert made.pixels().shape == (16, 16, 3)
     source = torch.zeros(3, 8, 12)
-    assert drawing(MediaOptions(num_steps=10, strength=0.7), source=source).num_steps == 7
+    assert drawing(MediaOptions(num_steps=10, strength=0.3), source=source).num_steps == 3
 
 
 def test_a_guidance_interval_saves_the_work_outside_it() -> None:
