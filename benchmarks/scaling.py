@@ -45,7 +45,6 @@ class Work:
         trunk, root: parameters of the blocks, which are gathered one by one, and of everything else.
         matrices: parameters that Muon updates, whole, each on one rank.
         tokens, pairs, samples: of one rank. flops_per_token: forward and backward.
-        param_bytes: of a gathered parameter: 2 in bfloat16. Gradients travel in float32.
     """
 
     trunk: int
@@ -56,7 +55,6 @@ class Work:
     samples: int
     latent_dim: int
     flops_per_token: float
-    param_bytes: int = 2
 
     @property
     def parameters(self) -> int:
@@ -72,13 +70,13 @@ def step_bytes(work: Work, ranks: int, shard: int) -> dict[str, float]:
     """Bytes that one rank receives in one step, by purpose; it sends as many.
 
     FSDP2 gathers blocks before the forward and again before the backward pass, and the rest once; gradients are
-    reduced and scattered in float32, then summed over copies (HSDP); Muon's matrices travel to their owners and back;
+    reduced and scattered, then summed over copies (HSDP), all in float32; Muon's matrices travel to their owners and back;
     latents of both sides of all pairs are gathered, and their gradients summed.
     """
     copies = ranks // shard
     pairs = work.pairs * ranks
     return {
-        "gather parameters": gathered(work.param_bytes * (2 * work.trunk + work.root), shard),
+        "gather parameters": gathered(4.0 * (2 * work.trunk + work.root), shard),
         "reduce gradients": gathered(4.0 * work.parameters, shard),
         "sum over copies": 2 * gathered(4.0 * work.parameters / shard, copies),
         "exchange for Muon": 2 * gathered(4.0 * work.matrices / shard, shard),
@@ -119,7 +117,7 @@ def break_even_tokens(work: Work, cluster: Cluster, ranks: int, shard: int) -> f
     compute_per_token = work.flops_per_token / (cluster.flops_per_s * cluster.mfu)
     if per_token >= compute_per_token:
         return math.inf
-    return max(fixed["network"], fixed["inside a node"]) / (compute_per_token - per_token)
+    return max(fixed["network"] / (compute_per_token - per_token), fixed["inside a node"] / compute_per_token)
 
 
 def best_interval_s(save_s: float, between_failures_s: float) -> float:

@@ -169,7 +169,7 @@ class DataConfig:
         shuffle_blocks: row groups whose rows are mixed with each other, while all row groups are shuffled.
         cache_mb: decoded media that are kept, so that small data are decoded once.
         num_workers: processes that make batches; 0 makes them in a thread.
-        largest_first: the largest of the first 64 batches comes first, so that memory runs out at once or never.
+        largest_first: puts the largest of the first 64 steps first, so that memory runs out at once or hardly ever.
     """
 
     sources: tuple[SourceConfig, ...]
@@ -252,6 +252,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed {self.seed} is outside 0 .. {2**32 - 1}; choose another")
+        for name in ("num_steps", "num_microbatches", "keep_checkpoints", "eval_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("save_every", "sample_every", "log_every", "eval_every", "shard_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +269,13 @@ class RunConfig:
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
+
+    def __post_init__(self) -> None:
+        if self.data.clean_sources and self.data.clean_from >= self.train.num_steps:
+            raise ValueError(
+                f"data.clean_from is {self.data.clean_from} and train.num_steps {self.train.num_steps}: the clean "
+                "stage would never come; lower the one or raise the other"
+            )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

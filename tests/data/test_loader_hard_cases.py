@@ -1,5 +1,6 @@
 """Cases that once went wrong: shared ids, few samples for many ranks, killed workers."""
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 from sensorium.config import DataConfig, SourceConfig, TrainConfig
 from sensorium.data.loader import LARGEST_OF
 from sensorium.data.schema import check_row, medium
+from sensorium.data.workers import lost_worker_explained
 from sensorium.data.writer import ShardWriter
 from sensorium.media.image import encode_png
 from tests.data.bad_samples import write_raw
@@ -124,7 +126,10 @@ def test_a_killed_worker_is_one_sentence(data: tuple[str, str]) -> None:
 
     for pid in filter(is_worker, children):
         os.kill(int(pid), signal.SIGKILL)
-    with pytest.raises(OSError, match=r"^a process that makes batches has ended .*num_workers"):
+    with (
+        pytest.raises(OSError, match=r"^a process that makes batches has ended .*num_workers"),
+        lost_worker_explained(),
+    ):
         list(itertools.islice(stream, 1000))
 
 
@@ -147,3 +152,14 @@ def test_a_manifest_that_is_none_is_one_sentence(tmp_path: Path, content: str) -
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(ValueError, match="choose another"):
         replace(TrainConfig(), seed=seed)
+
+
+def test_an_error_inside_a_worker_keeps_its_own_message() -> None:
+    with pytest.raises(RuntimeError, match=r"^Caught KeyError"), lost_worker_explained():
+        raise RuntimeError("Caught KeyError in DataLoader worker process 0.")
+
+
+def test_a_step_too_small_for_its_sources_is_refused(data: tuple[str, str]) -> None:
+    config = dataclasses.replace(mixture(*data), samples_per_step=1)
+    with pytest.raises(ValueError, match=r"samples_per_step is 1; 1 ranks, .* 2 sources need 2"):
+        loader(config)

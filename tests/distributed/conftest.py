@@ -16,6 +16,25 @@ ROOT = Path(__file__).parents[2]
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def run_module(*words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    """``python -m``, of which nothing is left afterwards: ranks end with their launcher."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, and the runs that tests compare."""
@@ -33,17 +52,8 @@ def launch(folder: Path) -> Launch:
         scenario = folder / f"scenario-{runs[0]['out'].replace('/', '-')}.json"
         scenario.write_text(json.dumps(runs))
         many = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks), *options, "-m"]
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", *(many if num_ranks > 1 else [])),
-                *("tests.distributed.run", str(scenario), str(folder)),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=ROOT,
-            timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        return run_module(
+            *(many if num_ranks > 1 else []), "tests.distributed.run", str(scenario), str(folder)
         )
 
     return start

@@ -14,7 +14,7 @@ import torch
 from sensorium.config import RunConfig, SourceConfig
 from sensorium.sequence.packing import Batch
 from sensorium.train import trainer as trainer_module
-from sensorium.train.parallel import stop_ranks
+from sensorium.train.launch import stop_ranks
 from sensorium.train.trainer import Trainer
 from tests.train.run import small_run
 

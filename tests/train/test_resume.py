@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sensorium.config import save_config
+from sensorium.config import TrainConfig, save_config
 from sensorium.pretrained import read_tensors
 from sensorium.train.checkpoint import last_checkpoint
 from sensorium.train.metrics import MetricsLog, read_metrics
@@ -147,3 +147,14 @@ def test_a_full_disk_while_logging_is_named(tmp_path: Path) -> None:
         OSError, match=r"cannot write /dev/full \(No space left on device\); free disk space and resume"
     ):
         log.write({"step": 1})
+
+
+@pytest.mark.parametrize("name", ["num_steps", "num_microbatches", "keep_checkpoints", "eval_batches"])
+def test_budgets_that_cannot_be_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"train\.{name} is 0; expected 1 or more"):
+        TrainConfig(**{name: 0})
+
+
+def test_no_log_lines_but_the_last(data: Path, tmp_path: Path) -> None:
+    Trainer(small_run(data, num_steps=2, log_every=0, save_every=0), tmp_path / "run").train()
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2]

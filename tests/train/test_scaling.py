@@ -41,7 +41,7 @@ def test_bytes_of_collectives(work: Work) -> None:
     assert gathered(800.0, 8) == 700
     whole = step_bytes(work, 8, 8)
     assert whole["sum over copies"] == 0
-    assert whole["gather parameters"] == pytest.approx(2 * (2 * work.trunk + work.root) * 7 / 8)
+    assert whole["gather parameters"] == pytest.approx(4 * (2 * work.trunk + work.root) * 7 / 8)
     assert whole["reduce gradients"] == pytest.approx(4 * work.parameters * 7 / 8)
     # Copies in nodes: the nodes exchange an eighth of the gradients each, twice (ring all-reduce).
     copies = step_bytes(work, 64, 8)
@@ -93,12 +93,12 @@ def test_what_the_page_concludes(work: Work) -> None:
         tokens = samples * 320 / ranks
         assert (tokens < break_even_tokens(work, CLUSTER, ranks, ranks)) == waits_fsdp
         assert (tokens < break_even_tokens(work, CLUSTER, ranks, 8)) == waits_hsdp
-    assert break_even_tokens(work, CLUSTER, 1024, 8) * 1024 / 320 == pytest.approx(7000, rel=0.05)
+    assert break_even_tokens(work, CLUSTER, 1024, 8) * 1024 / 320 == pytest.approx(7350, rel=0.01)
     moved = step_bytes(work, 1024, 8)
     assert moved["alignment"] / (moved["alignment"] + moved["sum over copies"]) == pytest.approx(
         0.25, abs=0.02
     )
-    for ranks, times in ((64, 8), (1024, 6)):
+    for ranks, times in ((64, 12), (1024, 8.5)):
         ratio = (
             step_times(work, CLUSTER, ranks, ranks)["network"]
             / step_times(work, CLUSTER, ranks, 8)["network"]

@@ -11,8 +11,8 @@ from sensorium.data.loader import LARGEST_OF, Loader
 from sensorium.model.flops import StepFlops, build, flops_per_token
 from sensorium.sequence.packing import Batch
 from sensorium.sequence.tokenizer import Tokenizer
+from sensorium.train.launch import start_ranks
 from sensorium.train.memory import MemoryEstimate, available_bytes, estimate_memory, measure_step
-from sensorium.train.parallel import start_ranks
 from sensorium.train.sight import part_of
 
 DOES_NOT_FIT = 1

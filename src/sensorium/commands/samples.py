@@ -42,12 +42,15 @@ def write_samples(trainer: Trainer, folder: Path) -> None:
     model: Any = Model(network, trainer.tokenizer, trainer.config)
     lines = [f"step {trainer.step}"]
     for prompt in fixed_prompts(trainer.loader.sources):
-        if prompt.output == "text":
-            answer = model.generate(list(prompt.parts), "text", max_tokens=MAX_TOKENS)
-            lines.append(f"{prompt.title}: {answer!r} (data: {prompt.truth!r})")
-        elif prompt.output in trainer.config.model.modalities:
-            model.generate(list(prompt.parts), prompt.output).save(folder / prompt.file)
-            lines.append(f"{prompt.title}: {prompt.file}")
+        try:
+            if prompt.output == "text":
+                answer = model.generate(list(prompt.parts), "text", max_tokens=MAX_TOKENS)
+                lines.append(f"{prompt.title}: {answer!r} (data: {prompt.truth!r})")
+            elif prompt.output in trainer.config.model.modalities:
+                model.generate(list(prompt.parts), prompt.output).save(folder / prompt.file)
+                lines.append(f"{prompt.title}: {prompt.file}")
+        except ValueError as error:  # a broken row must not end the run
+            lines.append(f"{prompt.title}: left out ({error})")
     (folder / "samples.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
 
         return dry_run(config)
     from sensorium.train.checkpoint import last_checkpoint
-    from sensorium.train.parallel import was_restarted
+    from sensorium.train.launch import was_restarted
 
     if chosen.resume or (was_restarted() and last_checkpoint(chosen.out)):
         config = _reconcile(config, _saved_config(chosen.out), chosen.out, _given_keys(words))
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
     from sensorium.commands.samples import write_samples
     from sensorium.train.checkpoint import last_checkpoint
-    from sensorium.train.parallel import stop_ranks
+    from sensorium.train.launch import stop_ranks
     from sensorium.train.trainer import Trainer
 
     trainer = Trainer(config, out, resume=resume, sampler=write_samples)
@@ -148,7 +149,9 @@ def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
             + "; to go on, give a larger --train.num-steps or --train.max-train-s"
         )
     if trainer.ranks.is_main:
-        save_config(config, out / RESOLVED)
+        partial = out / f".{RESOLVED}.partial"
+        save_config(config, partial)
+        os.replace(partial, out / RESOLVED)
     say(essentials(trainer), flush=True)
     try:
         final = trainer.train()

@@ -290,6 +290,8 @@ class Loader:
 
     def _from_workers(self, numbers: range) -> Any:
         """Batches from processes, in order. Connections to object stores do not survive a fork: those spawn."""
+        if numbers:
+            self._at(numbers[0] // self.num_microbatches)  # looked for once, not by every process
         remote = any(source.reader.is_remote for source in self.sources)
         batches: Any = torch.utils.data.DataLoader(
             Batches(self),

@@ -13,6 +13,7 @@ from sensorium.data.reader import Reader
 from sensorium.losses import Loss
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.tokenizer import Tokenizer
+from sensorium.train.failures import memory_explained
 from sensorium.train.optimizer import EMA
 from sensorium.train.parallel import Ranks, Shards
 from sensorium.train.step import share_facts, step_losses, total_loss
@@ -40,9 +41,16 @@ def validation_loader(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> 
         condition_dropout=0.0,
         media_dropout=0.0,
         num_workers=0,
+        largest_first=False,
     )
     return Loader(
-        data, config.model, tokenizer, config.train.seed, rank=ranks.rank, world_size=ranks.world_size
+        data,
+        config.model,
+        tokenizer,
+        config.train.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        num_microbatches=config.train.num_microbatches,
     )
 
 
@@ -53,12 +61,15 @@ def evaluate(model: Sensorium, loader: Loader, config: RunConfig, ranks: Ranks) 
     counts: list[Tensor] = []
     names: list[str] = []
     for step in range(config.train.eval_batches):
-        batches = [loader.batch(step)]
+        batches = [loader.batch(step, number) for number in range(loader.num_microbatches)]
         facts = share_facts(batches, config, ranks)
-        for losses in step_losses(model, batches, facts, config, ranks):
-            names = list(losses)
-            sums.append(torch.stack([loss.sum for loss in losses.values()]))
-            counts.append(torch.stack([loss.count for loss in losses.values()]))
+        with memory_explained(step + 1, batches, config):
+            for losses in step_losses(model, batches, facts, config, ranks):
+                names = list(losses)
+                sums.append(torch.stack([loss.sum for loss in losses.values()]))
+                # Every micro-batch knows the counts of the whole step.
+                counts_of_step = torch.stack([loss.count for loss in losses.values()])
+        counts.append(counts_of_step)
     overall, items = ranks.sum_(torch.stack(sums).sum(dim=0)), torch.stack(counts).sum(dim=0)
     total, means = total_loss({n: Loss(overall[i], items[i]) for i, n in enumerate(names)}, config.train)
     return {"val_loss": total, **{f"val_{name}": mean for name, mean in means.items() if name != "z"}}

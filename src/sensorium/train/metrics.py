@@ -34,7 +34,7 @@ class MetricsLog:
 
     def write(self, values: dict[str, Any]) -> None:
         """One line, flushed at once."""
-        line = json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()})
+        line = json.dumps({k: _short(v) if isinstance(v, float) else v for k, v in values.items()})
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -44,6 +44,11 @@ class MetricsLog:
     def _explain(self, error: OSError) -> OSError:
         why = error.strerror or str(error)
         return OSError(error.errno, f"cannot write {self.path} ({why}); free disk space and resume")
+
+
+def _short(value: float) -> float:
+    """Six decimals, and of small numbers (a learning rate) six digits."""
+    return round(value, 6) if abs(value) >= 0.1 else float(f"{value:.6g}")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -73,11 +73,6 @@ class MuonAdamW:
         for part in self.parts:
             part.step()
 
-    def zero_grad(self) -> None:
-        """Forget gradients."""
-        for part in self.parts:
-            part.zero_grad(set_to_none=True)
-
     def state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """The optimiser's tensors of a parameter, to be saved or filled."""
         state: dict[str, Tensor] = self.home[parameter].state[parameter]

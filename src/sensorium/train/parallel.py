@@ -1,10 +1,9 @@
 """Many devices: the ranks of a run, how the model is spread over them, and what each of them holds.
 
-Nothing in the model knows of this. ``torchrun`` starts the ranks; FSDP2 (arXiv 2304.11277) shards parameters, gradients
+Nothing in the model knows of this. ``train.launch`` starts the ranks; FSDP2 (arXiv 2304.11277) shards parameters, gradients
 and optimiser state over them by rows.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
@@ -89,46 +88,6 @@ def _gather_rows(rows: Tensor, counts: list[int], group: dist.ProcessGroup | Non
     return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
 
 
-def start_ranks(config: TrainConfig) -> Ranks:
-    """Join the run that ``torchrun`` started, or be the only process.
-
-    Raises:
-        ValueError: the ranks cannot be divided as ``shard_size`` asks.
-    """
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
-        return Ranks(device=device)
-    shard_size = config.shard_size or world_size
-    if world_size % shard_size:
-        raise ValueError(
-            f"train.shard_size is {shard_size} and there are {world_size} ranks; it must divide them, as the number "
-            "of devices in a node does"
-        )
-    if not dist.is_initialized():
-        # Small things of the host travel beside the device's queue, so that no step waits for them.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    mesh = init_device_mesh(
-        device.type, (world_size // shard_size, shard_size), mesh_dim_names=("replicate", "shard")
-    )
-    return Ranks(rank=dist.get_rank(), world_size=world_size, device=device, mesh=mesh)
-
-
-def stop_ranks(ranks: Ranks) -> None:
-    """Leave the run in good order."""
-    if ranks.world_size > 1:
-        dist.barrier()
-        dist.destroy_process_group()
-
-
-def was_restarted() -> bool:
-    """Whether ``torchrun --max-restarts`` or a requeued Slurm job has started this process again."""
-    return any(int(os.environ.get(f"{by}_RESTART_COUNT", "0")) > 0 for by in ("TORCHELASTIC", "SLURM"))
-
-
 def prepare_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> None:
     """Make a model ready to train, in place. The order matters:
 
@@ -155,17 +114,13 @@ def prepare_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> None:
         for block in blocks:
             block.compile()
     if ranks.mesh is not None:
-        _shard(model, blocks, ranks.mesh, config)
+        _shard(model, blocks, ranks.mesh)
 
 
-def _shard(model: nn.Module, blocks: list[Any], mesh: DeviceMesh, config: TrainConfig) -> None:
-    use_bfloat16(config, torch.device(mesh.device_type))
-    policy = MixedPrecisionPolicy(
-        param_dtype=None,
-        # Gradients are summed in full precision; autocast, not FSDP, chooses what each operation computes in.
-        reduce_dtype=torch.float32,
-        cast_forward_inputs=False,
-    )
+def _shard(model: nn.Module, blocks: list[Any], mesh: DeviceMesh) -> None:
+    # Everything travels in full precision: autocast alone chooses what each operation computes in, as on one device.
+    # Parameters cast by FSDP would halve the gathering, but norms and embeddings would then train otherwise than there.
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     options: dict[str, Any] = {"mesh": mesh, "mp_policy": policy}
     for block in blocks:
         fully_shard(block, **options)

@@ -107,7 +107,7 @@ def step_losses(
         for number in range(len(batches)):
             with torch.no_grad(), autocast():
                 batch, levels = inputs(number)
-                latents.append(pair_latents(model, model(batch, levels), batch))
+                latents.append(pair_latents(model, model(batch, levels, batch.read_R), batch))
         a_ML, b_ML = (torch.cat(side) for side in zip(*latents, strict=True))
         contrast.solve(a_ML, b_ML, model.logit_scale, model.logit_bias)
     for number in range(len(batches)):

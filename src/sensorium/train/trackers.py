@@ -98,16 +98,10 @@ class WandB:
 
     def samples(self, step: int, folder: Path) -> None:
         """See ``Tracker``."""
-        found: dict[str, Any] = {}
-        for file in sorted(folder.iterdir()):
-            name = f"samples/{file.stem}"
-            if file.suffix == ".png":
-                found[name] = self.package.Image(str(file))
-            elif file.suffix == ".wav":
-                found[name] = self.package.Audio(str(file), sample_rate=SAMPLE_RATE)
-            elif file.suffix == ".txt":
-                lines = file.read_text(encoding="utf-8").splitlines()
-                found[name] = self.package.Table(columns=["answer"], data=[[line] for line in lines])
+        found = _media(self.package, folder)
+        for file in sorted(folder.glob("*.txt")):
+            lines = file.read_text(encoding="utf-8").splitlines()
+            found[f"samples/{file.stem}"] = self.package.Table(columns=["answer"], data=[[n] for n in lines])
         self.run.log(found, step=step)
 
     def close(self) -> None:
@@ -135,15 +129,10 @@ class Trackio:
 
     def samples(self, step: int, folder: Path) -> None:
         """See ``Tracker``."""
-        found: dict[str, Any] = {}
-        for file in sorted(folder.iterdir()):
-            name = f"samples/{file.stem}"
-            if file.suffix == ".png":
-                found[name] = self.package.Image(str(file))
-            elif file.suffix == ".wav":
-                found[name] = self.package.Audio(str(file), sample_rate=SAMPLE_RATE)
-            elif file.suffix == ".txt":
-                found[name] = self.package.Markdown(file.read_text(encoding="utf-8").replace("\n", "  \n"))
+        found = _media(self.package, folder)
+        for file in sorted(folder.glob("*.txt")):
+            text = file.read_text(encoding="utf-8").replace("\n", "  \n")
+            found[f"samples/{file.stem}"] = self.package.Markdown(text)
         self.run.log(found, step=step)
 
     def close(self) -> None:
@@ -156,6 +145,16 @@ TRACKERS: dict[str, Callable[[RunConfig, Path, int], Tracker]] = {
     "wandb": WandB,
     "trackio": Trackio,
 }
+
+
+def _media(package: Any, folder: Path) -> dict[str, Any]:
+    """Pictures and sounds, for a package with the classes of Weights & Biases."""
+    pictures = {f"samples/{f.stem}": package.Image(str(f)) for f in sorted(folder.glob("*.png"))}
+    sounds = {
+        f"samples/{f.stem}": package.Audio(str(f), sample_rate=SAMPLE_RATE)
+        for f in sorted(folder.glob("*.wav"))
+    }
+    return {**pictures, **sounds}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -25,9 +25,10 @@ from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint, tidy
 from sensorium.train.evaluate import averaged_weights, evaluate, validation_loader
 from sensorium.train.failures import memory_explained, write_report
+from sensorium.train.launch import start_ranks, was_restarted
 from sensorium.train.metrics import MetricsLog, Progress, plot_losses, write_csv
 from sensorium.train.optimizer import EMA, MuonAdamW, is_muon, learning_rate, tune_allocator
-from sensorium.train.parallel import Shards, prepare_model, start_ranks, use_bfloat16, was_restarted
+from sensorium.train.parallel import Shards, prepare_model, use_bfloat16
 from sensorium.train.sight import Amounts, Norms, TaskLosses
 from sensorium.train.step import Facts, share_facts, step_losses, total_loss
 from sensorium.train.trackers import open_trackers
@@ -51,10 +52,13 @@ class Trainer:
     ) -> None:
         self.config, self.run_folder, self.sampler = config, run, sampler
         self.ranks = start_ranks(config.train)
+        # Of several machines only that which lost a worker counts a restart.
+        restarted = any(self.ranks.share(restarted=was_restarted())["restarted"])
+        found = _checkpoint_to_continue(run, resume=resume, restarted=restarted)
+        self.ranks.check()
         if self.ranks.is_main:
             tidy(run)
         self.ranks.check()
-        found = _checkpoint_to_continue(run, resume=resume)
         run.mkdir(parents=True, exist_ok=True)
         tune_allocator()
         torch.manual_seed(config.train.seed)
@@ -323,13 +327,13 @@ class Trainer:
             tracker.samples(self.step, folder)
 
 
-def _checkpoint_to_continue(run: Path, *, resume: bool) -> Path | None:
+def _checkpoint_to_continue(run: Path, *, resume: bool, restarted: bool) -> Path | None:
     found = last_checkpoint(run)
-    if found and not (resume or was_restarted()):
+    if found and not (resume or restarted):
         raise ValueError(
             f"{run} holds the checkpoint {found.name}; add --resume to continue it or choose another --out"
         )
-    if resume and not found and not was_restarted():
+    if resume and not found and not restarted:
         raise FileNotFoundError(
             f"there is no checkpoint to resume in {run}; leave --resume out to start a new run"
         )

@@ -50,6 +50,7 @@ class VocoderRun:
         data: sources of sounds: "starter:NAME", Parquet files or folders.
         num_frames: of a training crop. batch_size: crops in a step.
         w_mel, w_stft: weights of the losses.
+        save_every, log_every: steps; 0 means only at the end.
         max_train_s: optional budget in seconds; the schedule follows whichever is further along. 0 means none.
     """
 
@@ -72,8 +73,8 @@ class VocoderRun:
             ("num_steps", 1),
             ("batch_size", 1),
             ("num_frames", 8),
-            ("save_every", 1),
-            ("log_every", 1),
+            ("save_every", 0),
+            ("log_every", 0),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
@@ -205,10 +206,10 @@ class VocoderTrainer:
             while self.progress < 1.0 and not interrupted.is_set():
                 values = self.train_step(*make_batch(sounds, self.run, self.step))
                 self.elapsed_s = before + time.perf_counter() - started
-                if self.step % self.run.log_every == 0 or self.progress >= 1.0:
+                if _is_due(self.step, self.run.log_every) or self.progress >= 1.0:
                     eta_s = self.elapsed_s / self.progress * (1 - self.progress)
                     show({"step": self.step, **values, "eta_s": eta_s})
-                if self.step % self.run.save_every == 0:
+                if _is_due(self.step, self.run.save_every):
                     self.save()
         self.save()
         if interrupted.is_set():
@@ -257,6 +258,10 @@ class VocoderTrainer:
             if self.step and any(value is None for value in state.values()):
                 raise ValueError(f"{where} lacks the optimiser's state of {name!r}; start a new run")
             self.optimizer.state[parameter] = {k: v for k, v in state.items() if v is not None}
+
+
+def _is_due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
 
 
 def _read_header(path: Path) -> dict[str, Any]:
