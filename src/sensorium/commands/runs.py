@@ -17,15 +17,15 @@ from sensorium.config import flatten
 DESCRIPTION = """List the runs below a folder, or compare two: what differs in their configurations, their losses at
 equal steps, and a plot.
 
-A run counts as finished when its budget is used up, as running while it keeps writing its metrics, and as stopped
-otherwise. Losses are means over the last steps before the one named.
+A run counts as finished when its budget is used up, as stopped when it was interrupted or failed, and as running
+while it keeps writing its metrics. Losses are means over the last steps before the one named.
 
 Examples:
   sensorium runs
   sensorium runs runs/sweep --json
   sensorium runs runs/nano runs/nano-muon --out compare.png
 """
-RESOLVED, METRICS = "resolved.json", "metrics.jsonl"
+RESOLVED, METRICS, STOPPED = "resolved.json", "metrics.jsonl", "stopped"
 MAX_DEPTH = 3  # folders below the one named in which a run is looked for
 LAST_LINES = 20  # steps over which a loss is averaged
 NUM_STEPS_SHOWN = 8
@@ -107,6 +107,8 @@ def state_of(run: Path, lines: Sequence[dict[str, Any]], train: dict[str, Any]) 
     budget_s = train["max_train_s"]
     if last["step"] >= train["num_steps"] or (budget_s and last.get("elapsed_s", 0.0) >= budget_s):
         return "finished"
+    if (run / STOPPED).is_file():
+        return "stopped"
     written = run / (METRICS if lines else RESOLVED)
     times = [line["elapsed_s"] for line in lines[-LAST_LINES:] if "elapsed_s" in line]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
