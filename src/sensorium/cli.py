@@ -86,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         verbs = getattr(module, "VERBS", {})  # `data` has verbs of its own
-        return _fail(" ".join(["sensorium", first, *(v for v in arguments[1:2] if v in verbs)]), _sentence(error))
+        return _fail(
+            " ".join(["sensorium", first, *(v for v in arguments[1:2] if v in verbs)]), _sentence(error)
+        )
 
 
 def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:

@@ -28,7 +28,9 @@ Examples:
 class Show:
     """Arguments of ``sensorium data show``."""
 
-    sample: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH WHICH", help_behavior_hint="")] = ()
+    sample: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH WHICH", help_behavior_hint="")
+    ] = ()
     """Shards, and which of their samples."""
     recipe: str = "nano"
     """Whose tokenizer, sizes of media and row length are used."""
@@ -52,7 +54,9 @@ def main(arguments: Sequence[str]) -> int:
     """Find the sample, lay it out, show it."""
     chosen, _ = parse(Show, arguments, verb="data show", description=DESCRIPTION)
     if len(chosen.sample) != 2:
-        raise ValueError(f"give a path and which sample, such as `starter:noto 0`; got {' '.join(chosen.sample) or 'neither'}")
+        raise ValueError(
+            f"give a path and which sample, such as `starter:noto 0`; got {' '.join(chosen.sample) or 'neither'}"
+        )
     if chosen.split not in SPLITS:
         raise ValueError(f"--split is {chosen.split!r}; expected {', '.join(SPLITS)}")
     if chosen.out and chosen.out.suffix != ".png":
@@ -219,7 +223,9 @@ def print_documents(
     console = Console()
     about = {k: row.get(k) for k in ("split", "concept", "language", "source", "license")}
     facts = ", ".join(f"{k} {v}" for k, v in about.items() if v)
-    console.print(f"sample {row['id']}" + (f": {facts}" if facts else ""), markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"sample {row['id']}" + (f": {facts}" if facts else ""), markup=False, highlight=False, soft_wrap=True
+    )
     for number, document in enumerate(shown, 1):
         console.print(
             f"\ndocument {number} of {len(shown)} by template {template!r}, recipe {recipe}: "
