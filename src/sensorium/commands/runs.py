@@ -177,20 +177,24 @@ def _config(run: Path) -> dict[str, Any]:
 
 
 def _print_list(summaries: list[dict[str, Any]]) -> None:
-    head = ("run", "recipe", "state", "step", "losses", "tokens", "time")
+    head = ("run", "recipe", "state", "step", "tokens", "time")
+    # A name that is cut or a column of losses that is stacked says nothing: losses get lines of their own.
     rows = [
         (
             item["run"],
             item["recipe"],
             item["state"],
             f"{item['step']:,}/{item['num_steps']:,}",
-            " ".join(f"{_short(name)} {value:.3f}" for name, value in item["losses"].items()),
             f"{item['tokens_seen']:,}",
             _clock(item["elapsed_s"]),
         )
         for item in summaries
     ]
     _print_table(head, rows)
+    print(f"\nlosses (means over the last {LAST_LINES} steps written)")
+    for item in summaries:
+        losses = ", ".join(f"{_short(name)} {value:.3f}" for name, value in item["losses"].items())
+        print(f"  {item['run']}: {losses or 'none yet'}")
 
 
 def _print_comparison(found: dict[str, Any], picture: Path | None) -> None:
@@ -219,7 +223,8 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*head)
+    table = Table(head[0], *head[1:])
+    table.columns[0].overflow = "fold"
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
