@@ -113,7 +113,8 @@ def _arity(hint: Any) -> int:
 
 def _complaint(box: str) -> str:
     """The first paragraph of tyro's box, and the option it thinks was meant."""
-    lines = [line.strip("│╭╮╰╯─ \t") for line in box.splitlines()]
+    # Where the terminal knows no box characters, rules are dashes.
+    lines = ["" if not line.strip("- \t") else line.strip("│╭╮╰╯─ \t") for line in box.splitlines()]
     body: list[str] = []
     for line in lines[1:]:
         if not line and body:
