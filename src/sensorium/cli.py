@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     arguments, debug = _take_debug(list(sys.argv[1:] if argv is None else argv))
     first = arguments[0] if arguments else "--help"
-    if first in ("--help", "-h"):
+    if first in ("--help", "-h", "help"):
         print(usage())
         return 0
     if first == "--version":
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if first not in VERBS:
         return _fail("sensorium", _unknown(first))
+    module = importlib.import_module(VERBS[first][0])
     try:
-        module = importlib.import_module(VERBS[first][0])
         code = int(module.main(arguments[1:]) or 0)
         sys.stdout.flush()
         return code
@@ -85,7 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exc()
-        return _fail(f"sensorium {first}", _sentence(error))
+        verbs = getattr(module, "VERBS", {})  # `data` has verbs of its own
+        return _fail(
+            " ".join(["sensorium", first, *(v for v in arguments[1:2] if v in verbs)]), _sentence(error)
+        )
 
 
 def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:

@@ -302,6 +302,8 @@ def get(name: str) -> RunConfig:
     plain = name.removesuffix(DEBUG)
     if plain not in RECIPES:
         near = difflib.get_close_matches(plain, RECIPES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown recipe {name!r}; did you mean {near!r}? Known are {', '.join(RECIPES)}")
+        raise ValueError(
+            f"unknown recipe {name!r}; did you mean {near!r}? Known are {', '.join(RECIPES)}, and NAME{DEBUG} of each"
+        )
     config = RECIPES[plain]()
     return debug(config) if plain != name else config

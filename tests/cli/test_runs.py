@@ -56,6 +56,8 @@ def test_states(here: Run, tmp_path: Path) -> None:
         "dead": "stopped",
         "alive": "running",
     }
+    (tmp_path / "runs" / "sweep" / "alive" / "stopped").write_text("KeyboardInterrupt: \n")
+    assert {item["state"] for item in listed(here)["runs"]} == {"finished", "stopped"}
     assert list(found) == ["done", "dead", "alive"]  # the oldest first
     assert found["dead"]["losses"]["loss"] == pytest.approx(4 - 4 * 1e-3)
     assert (found["done"]["step"], found["done"]["tokens_seen"], found["done"]["elapsed_s"]) == (

@@ -81,13 +81,13 @@ def test_a_vocoder_is_for_sounds(here: Run, model_folder: Path, tmp_path: Path) 
     done = here(*line, "--out", "rain.wav", "--num-steps", "2", "--duration-s", "0.25")
     assert done.returncode == 0, done.stderr
     assert len(Audio(tmp_path / "rain.wav").waveform()) == 23 * 256
-    assert_mistake(here(*line), "--vocoder", "only sounds")
+    assert_mistake(here(*line), "--vocoder is for sounds", "--output audio")
     assert_mistake(here(*line[:-1], "none.bin", "--output", "audio"), "none.bin", "no such vocoder")
 
 
 def test_an_option_of_another_output_is_refused(here: Run, model_folder: Path) -> None:
     done = here("generate", "hi", "--model", model_folder, "--guidance-scale", "3")
-    assert_mistake(done, "'guidance_scale'", "temperature")
+    assert_mistake(done, "--guidance-scale is for pictures and sounds", "--output image")
     line = ("generate", "hi", "--model", model_folder, "--preview-every", "2")
     assert_mistake(here(*line, "--output", "image", "--n", "2"), "--preview-every")
     assert_mistake(here(*line), "--preview-every")
@@ -188,7 +188,7 @@ def test_embed_to_a_file(here: Run, model_folder: Path, model: object, sound: Pa
 
 
 def test_embed_names_the_part_that_is_wrong(command: Run) -> None:
-    assert_mistake(command("embed", stdin="a cat\n\nb\n"), "part 2", "empty")
+    assert_mistake(command("embed", stdin="a cat\n\ntext:\n"), "part 2", "empty")
     assert_mistake(command("embed"), "nothing to embed")
 
 
@@ -257,3 +257,114 @@ def test_doctor_notices_a_changed_file(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert check.status == "fail"
     assert "noto" in check.found
     assert check.mend
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (("hi", "--mask", "m.png"), ("--mask is for pictures", "--output image or --out NAME.png")),
+        (("hi", "--duration-s", "1"), ("--duration-s is for sounds", "--out NAME.wav")),
+        (("hi", "--num-steps", "3"), ("--num-steps is for pictures and sounds",)),
+        (("hi", "--output", "image", "--max-tokens", "5"), ("--max-tokens is for text", "--output text")),
+        (("hi", "--choices", ""), ("has an empty choice", "yes|no")),
+        (("hi", "--choices", "yes|"), ("has an empty choice",)),
+        (("rain", "--out", "rain.xyz"), ("'.xyz' is not known", ".wav", ".png", ".txt")),
+        (("rain", "--out", "answer.png.bak"), ("'.bak' is not known",)),
+        (("hi", "--json-schema", "no.json"), ("no.json: no such file",)),
+        (("hi", "--seed", "1.5"), ("--seed is '1.5'; expected a whole number",)),
+        (("hi", "--temperature", "hot"), ("--temperature is 'hot'; expected a number",)),
+        (("hi", "--model", "nano"), ("no model folder at nano", "starter", "sensorium runs")),
+    ],
+)
+def test_what_generate_says_to_a_mistake(
+    here: Run, arguments: tuple[str, ...], fragments: tuple[str, ...]
+) -> None:
+    assert_mistake(here("generate", *arguments), *fragments)
+
+
+def test_a_sound_that_is_too_long_is_told_in_seconds(here: Run, model_folder: Path) -> None:
+    done = here("generate", "rain", "--output", "audio", "--duration-s", "10", "--model", model_folder)
+    assert_mistake(done, "audio of 9.", " s (", "this model makes sounds of")
+
+
+def test_an_answer_that_is_cut_off_says_so(here: Run, model_folder: Path) -> None:
+    done = here(
+        *("generate", "hi", "--model", model_folder, "--regex", "[0-9]{20}", "--max-tokens", "3", "--json")
+    )
+    assert json.loads(done.stdout)["finish_reason"] == "length"
+    assert "cut off: --max-tokens is 3" in done.stderr
+
+
+def test_verbs_of_data_are_named(here: Run) -> None:
+    assert here("data", "import", "x").stderr.startswith("sensorium data import: --out is missing")
+    done = here("data", "show", "starter:noto", "0", "--split", "val")
+    assert_mistake(done, "--split is 'val'; expected train, validation, test")
+    assert_mistake(here("data", "show", "starter:noto"), "got starter:noto")
+
+
+def test_help_is_a_verb_too(here: Run) -> None:
+    assert here("help").stdout == here("--help").stdout
+
+
+def test_a_folder_of_pictures_is_to_be_imported(here: Run, picture: Path) -> None:
+    folder = picture.parent
+    for verb in (("check", folder), ("stats", folder), ("show", folder, "0")):
+        assert_mistake(here("data", *verb), f"no Parquet data at {folder}", f"sensorium data import {folder}")
+
+
+def test_the_vocoder_is_no_recipe(here: Run) -> None:
+    assert_mistake(here("info", "vocoder"), "sensorium train vocoder --help", "docs/sound.md")
+    assert_mistake(here("train", "vocoder", "--dry-run"), "train vocoder has no dry run")
+
+
+@pytest.mark.parametrize(
+    ("line", "fragments"),
+    [
+        ("/image", ("line 1: /image needs a file: /image cat.png", "later lines were not read")),
+        ("/save no/x.json", ("no: no such folder to save x.json in",)),
+        ("/foo", ("unknown command /foo; /help lists them all",)),
+    ],
+)
+def test_what_chat_says_to_a_mistake(
+    here: Run,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    fragments: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(line + "\n"))
+    assert_mistake(here("chat", "--model", model_folder), *fragments)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "least"),
+    [("--seed", "-3", 0), ("--limit", "-1", 0), ("--max-tokens", "0", 1), ("--batch-size", "0", 1)],
+)
+def test_numbers_that_eval_does_not_take(here: Run, option: str, value: str, least: int) -> None:
+    done = here("eval", "starter", "--suite", "vqa", "--data", "starter:easy-vqa", option, value)
+    assert_mistake(done, f"{option} is {value}; expected at least {least}")
+
+
+def test_a_refused_evaluation_leaves_no_folder(here: Run, model_folder: Path, tmp_path: Path) -> None:
+    done = here("eval", model_folder, "--suite", "vqa", "--data", "no.parquet")
+    assert_mistake(done, "no Parquet data at no.parquet")
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_the_python_door() -> None:
+    import sensorium as sm
+
+    assert {"load", "Image", "Audio", "Video"} <= set(dir(sm))
+    model = sm.load("starter")
+    assert "parameters" in repr(model)
+    with pytest.raises(ValueError, match="the prompt is a int; expected text"):
+        model.generate(5)
+
+
+def test_extras_are_those_of_the_project() -> None:
+    import tomllib
+
+    from sensorium.commands.checks import EXTRAS
+
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text("utf-8"))
+    assert EXTRAS.keys() == project["project"]["optional-dependencies"].keys() - {"dev"}

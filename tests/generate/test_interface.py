@@ -191,6 +191,7 @@ def test_saved_equals_loaded(tmp_path: Path) -> None:
 
 def test_no_folder_is_named() -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"no model folder at nowhere; give a folder that holds config.json"
+        FileNotFoundError,
+        match=r"no model folder at nowhere; give starter .* a folder that holds config.json",
     ):
         load("nowhere")

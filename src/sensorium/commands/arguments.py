@@ -113,7 +113,8 @@ def _arity(hint: Any) -> int:
 
 def _complaint(box: str) -> str:
     """The first paragraph of tyro's box, and the option it thinks was meant."""
-    lines = [line.strip("│╭╮╰╯─ \t") for line in box.splitlines()]
+    # Where the terminal knows no box characters, rules are dashes.
+    lines = ["" if not line.strip("- \t") else line.strip("│╭╮╰╯─ \t") for line in box.splitlines()]
     body: list[str] = []
     for line in lines[1:]:
         if not line and body:
@@ -126,6 +127,10 @@ def _complaint(box: str) -> str:
         text = f"unknown option {', '.join(names)}"
         near = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(lines))
         text += f"; the nearest is {near[1]}" if near else ""
+    text = re.sub(r"invalid literal for int\(\) with base 10: ('.*')$", r"\1; expected a whole number", text)
+    text = re.sub(r"could not convert string to float: ('.*')$", r"\1; expected a number", text)
+    text = re.sub(r"^Error parsing (--\S+): (?='.*'; expected)", r"\1 is ", text)
+    text = re.sub(r"^Missing value for argument '(--[^']*)'.*", r"\1 needs a value", text)
     text = re.sub(r"^Error parsing (?!--)\S+: ", "", text)  # where it is in our own dataclasses tells nobody
     missing = re.match(r"Missing from [^:]*: (--\S+(?: [A-Z]+)?)", text)
     return f"{missing[1]} is missing" if missing else text or "the arguments cannot be read"

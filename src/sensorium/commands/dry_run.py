@@ -45,7 +45,10 @@ def dry_run(config: RunConfig) -> int:
         for number, sample in enumerate(batch.sample_ids)
         if sample == batch.sample_ids[0]
     ]
-    print("\nits first sample, as the model sees it (what is predicted is what the loss counts)")
+    print(
+        "\nits first sample, as the model sees it (what is predicted is what the loss counts);\n"
+        "a sample drawn several times by then stands there several times"
+    )
     template = batch.tasks[0].rpartition("/")[2]
     print_documents({"id": batch.sample_ids[0]}, template, config.name, config.data.row_length, shown)
     free = available_bytes(device)
@@ -59,7 +62,7 @@ def dry_run(config: RunConfig) -> int:
     print("\ntwo real steps on this batch ...", flush=True)
     measured = measure_step(config, batches, device)
     losses = ", ".join(f"{name} {value:.3f}" for name, value in measured.losses.items())
-    print(f"  losses of the second: {losses}")
+    print(f"  losses of the second: {losses}" + (" (z keeps logits small)" if "z" in measured.losses else ""))
     if measured.peak is None:
         print("  this system does not tell how much memory they took")
     else:

@@ -17,7 +17,8 @@ DESCRIPTION = f"""Turn words, pictures and sounds into unit vectors of one space
 how alike they are. Prints one JSON object a line: {{"part": ..., "embedding": [...]}}.
 
 {SYNTAX}
-Without parts, or with -, parts are read from standard input, one a line.
+
+Without parts, or with -, parts are read from standard input, one a line; empty lines are skipped.
 
 Examples:
   sensorium embed "a cat" cat.png meow.wav
@@ -93,7 +94,7 @@ def _names(parts: Sequence[str]) -> Iterator[str]:
         elif sys.stdin.isatty() and not parts:
             return
         else:
-            yield from (line.rstrip("\r\n") for line in sys.stdin)
+            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
 
 
 def _part(number: int, name: str) -> str | Medium:

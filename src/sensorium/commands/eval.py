@@ -1,5 +1,6 @@
 """``sensorium eval``: a suite on anybody's data, with figures, baselines, and the worst and best cases."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,6 +15,7 @@ from sensorium.commands.parts import STARTER, open_model
 
 DESCRIPTION = """Ask a model what is in your data, and set the figures beside answers that need no model.
 
+Suites:
   vqa        questions (messages with a text answer): VQA accuracy where there are several people's answers
              (metadata "answers": a JSON list), else exact match
   retrieval  pictures or sounds with texts: R@1, R@5, R@10 and the median rank in both directions (metadata
@@ -28,6 +30,8 @@ Examples:
   sensorium eval runs/tiny --suite retrieval --data starter:openmoji --split train --known starter:noto,starter:fluent
   sensorium eval runs/tiny --suite asr --data data/speech --normalizer whisper-english --json
 """
+
+FEW = 30  # samples below which a figure is hardly one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +76,17 @@ class Eval:
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, write, print."""
-    chosen, _ = parse(Eval, arguments, verb="eval", description=DESCRIPTION)
+    chosen, given = parse(Eval, arguments, verb="eval", description=DESCRIPTION)
     if len(chosen.model) != 1:
         raise ValueError(f"{len(chosen.model)} models are named; give one: a folder, or {STARTER}")
     for name in ("suite", "data"):
         if not getattr(chosen, name):
             raise ValueError(f"--{name} is missing; see `sensorium eval --help`")
+    for name, least in {"limit": 0, "seed": 0, "max_tokens": 1, "batch_size": 1, "num_resamples": 1}.items():
+        if name in given and getattr(chosen, name) < least:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is {getattr(chosen, name)}; expected at least {least}"
+            )
     from sensorium.evals.report import shown_baseline, shown_interval, shown_value, write_evaluation
     from sensorium.evals.results import save_results
     from sensorium.evals.runner import ModelSubject, Options
@@ -88,6 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     (name,) = chosen.model
     subject = ModelSubject(open_model(name), name)
     out = chosen.out.expanduser()
+    is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
         found = evaluate(
@@ -96,16 +106,22 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; answers are in {out}, and the same command goes on", file=sys.stderr)
         raise
+    except (ValueError, OSError):
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
+        raise
     figures, page = out / f"{chosen.suite}.json", out / f"{chosen.suite}.html"
     save_results(figures, found.results, found.about)
     write_evaluation(found, page)
     if chosen.json:
-        print(figures.read_text(encoding="utf-8"), end="")
+        print(json.dumps(json.loads(figures.read_text(encoding="utf-8")), ensure_ascii=False))
         return 0
     for result in found.results:
         print(f"{result.metric}: {shown_value(result, result.value)} {shown_interval(result)}, n {result.n}")
         for other in result.baselines:
             print(f"  {other}: {shown_baseline(result, other)}")
+    if min(result.n for result in found.results) < FEW:
+        print(f"note: fewer than {FEW} samples say little; see how wide the intervals are")
     for note in found.about["notes"]:
         print(f"note: {note}")
     print(f"{figures}\n{page}")

@@ -26,10 +26,11 @@ DESCRIPTION = f"""Answer a prompt in text, a picture or a sound. The parts of th
 {SYNTAX}
 
 A picture or sound alone is named; words alone are drawn or sounded (--output); anything else is a question.
+A file named by --out is overwritten, and previews are saved there; without --out a free name is taken.
 
 Examples:
   sensorium generate photo.png "what is this?"
-  sensorium generate "a red car" --out car.png --n 4 --width 64 --height 48
+  sensorium generate "a red car" --out car.png --n 4 --width 32 --height 24
   sensorium generate dog.png "put it on a beach" --out beach.png --mask sky.png
   sensorium generate "is it day?" --choices "yes|no"
   sensorium generate "rain" --output audio --duration-s 2 --seed 7
@@ -39,6 +40,7 @@ Examples:
 """
 # Files that can be written; checked before the work, not after it.
 WRITABLE = {"image": (".png", ".jpg", ".jpeg", ".webp"), "audio": (".wav", ".flac")}
+WRITTEN = (".txt", ".md", ".json")  # files of text; --output text takes any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,27 @@ class Generate:
     """picture, sound: what to move away from."""
 
 
+OF_TEXT = (
+    *("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
+    *("stop", "choices", "regex", "json_schema"),
+)
+OF_PICTURES = ("width", "height", "source", "strength", "mask")
+OF_SOUNDS = ("duration_s", "vocoder")
+OF_BOTH = (
+    *("num_steps", "guidance_scale", "image_guidance_scale", "guidance_interval", "solver", "grid"),
+    *("negative_prompt", "preview_every"),
+)
+# options: what they are for, and how that is asked for
+PURPOSES: dict[tuple[str, ...], tuple[tuple[str, ...], str, str]] = {
+    OF_TEXT: (("text", "interleaved"), "text", "leave it out, or ask for --output text"),
+    OF_PICTURES: (("image",), "pictures", "add --output image or --out NAME.png"),
+    OF_SOUNDS: (("audio",), "sounds", "add --output audio or --out NAME.wav"),
+    OF_BOTH: (
+        ("image", "audio", "interleaved"),
+        "pictures and sounds",
+        "add --output image or --output audio",
+    ),
+}
 NOT_OPTIONS = {"prompt", "model", "weights", "output", "out", "json", "vocoder"}
 
 
@@ -137,14 +160,11 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("the prompt is empty; give some text, a picture or a sound")
     output = _output(chosen)
     out = _out_file(chosen.out, output, chosen.n)
-    # Only what was asked for is passed on: an option of another output is an error there, never ignored.
+    _check_purposes(given, output)
+    # Only what was asked for is passed on: an option that does not fit is an error there, never ignored.
     options = {name: _read_option(name, getattr(chosen, name)) for name in given - NOT_OPTIONS}
-    if chosen.preview_every and (chosen.n > 1 or output not in WRITABLE):
+    if chosen.preview_every and chosen.n > 1:
         raise ValueError("--preview-every shows one picture or sound on its way: leave it or --n out")
-    if chosen.vocoder and output != "audio":
-        raise ValueError(
-            f"--vocoder with --output {output}; only sounds pass through a vocoder: leave it out"
-        )
     model: Any = open_model(chosen.model, chosen.weights)  # it knows its modalities and refuses others
     if chosen.vocoder:
         model.use_vocoder(chosen.vocoder)
@@ -161,6 +181,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _check_purposes(given: set[str], output: str) -> None:
+    """An option that is for another output is told with what to add."""
+    known = {kind for outputs, *_ in PURPOSES.values() for kind in outputs}
+    for names, (outputs, what, mend) in PURPOSES.items():
+        for name in sorted(given.intersection(names)):
+            if output in known and output not in outputs:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is for {what}, and {output} is asked for; {mend}"
+                )
+
+
 def _read_option(name: str, value: Any) -> Any:
     """An option as it was typed -> what the interface takes."""
     if name in ("source", "mask"):
@@ -168,9 +199,14 @@ def _read_option(name: str, value: Any) -> Any:
     if name == "stop":
         return [value]
     if name == "choices":
+        if not all(choice.strip() for choice in value.split("|")):
+            raise ValueError(f"--choices {value!r} has an empty choice; expected answers such as 'yes|no'")
         return value.split("|")
     if name == "json_schema":
-        return Path(value).expanduser().read_text(encoding="utf-8")
+        file = Path(value).expanduser()
+        if not file.is_file():
+            raise FileNotFoundError(f"{value}: no such file; check the path of the JSON schema")
+        return file.read_text(encoding="utf-8")
     return value
 
 
@@ -228,26 +264,42 @@ def _write_text(
     *,
     as_json: bool,
 ) -> None:
+    from sensorium.generate.requests import Text
+
     pieces: list[str] = []
-    for piece in model.generate(prompt, "text", stream=True, **options):
-        pieces.append(piece)
-        if not as_json and not out:
-            print(piece, end="", flush=True)
-    text = "".join(pieces).strip()
+    handle = model.submit(prompt, "text", **options)
+    try:
+        for event in handle:
+            if isinstance(event, Text):
+                pieces.append(event.text)
+                if not as_json and not out:
+                    print(event.text, end="", flush=True)
+    finally:
+        handle.cancel()
+    text, reason = "".join(pieces).strip(), handle.result().finish_reason
     if out:
         out.write_text(text + "\n", encoding="utf-8")
         marks = marks | {"file": str(out)}
     if as_json:
-        print(json.dumps(marks | {"text": text}, ensure_ascii=False))
+        print(json.dumps(marks | {"text": text, "finish_reason": reason}, ensure_ascii=False))
     else:
         print(str(out) if out else "")
     if not text:
         print("the model answered with no text at all", file=sys.stderr)
+    if reason == "length":
+        limit = options.get("max_tokens", Generate.max_tokens)
+        print(f"the answer was cut off: --max-tokens is {limit}", file=sys.stderr)
 
 
 def _output(chosen: Generate) -> str:
     """What is asked for, by name or by the suffix of the file."""
-    by_suffix = (modality_of_path(Path(chosen.out)) or "text") if chosen.out else ""
+    suffix = Path(chosen.out).suffix.lower()
+    by_suffix = modality_of_path(Path(chosen.out)) or ("text" if suffix in WRITTEN else "")
+    if suffix and not by_suffix and not chosen.output:
+        known = "; ".join(
+            f"{kind} {' '.join(names)}" for kind, names in {**WRITABLE, "text": WRITTEN}.items()
+        )
+        raise ValueError(f"--out {chosen.out}: the suffix {suffix!r} is not known; known are {known}")
     if chosen.output and by_suffix and chosen.output != by_suffix:
         raise ValueError(
             f"--out {chosen.out} is a file for {by_suffix} and --output is {chosen.output}; "

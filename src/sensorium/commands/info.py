@@ -66,6 +66,11 @@ def resolve(what: str) -> tuple[RunConfig, str]:
         return recipes.get(what), f"recipe {what}"
     if what == STARTER:
         folder = starter_model()
+    if what == "vocoder" and not folder.is_dir():
+        raise ValueError(
+            "the vocoder turns spectrograms into sound and is no recipe of the model; `sensorium train vocoder --help` says "
+            "what it is, docs/sound.md what for"
+        )
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{what} is neither a recipe nor a folder; recipes are {', '.join(recipes.RECIPES)}, "

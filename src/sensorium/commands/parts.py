@@ -57,6 +57,11 @@ def read_part(argument: str) -> str | Medium:
     if argument.startswith("@"):
         return read_medium(argument[1:])
     if modality_of_path(Path(argument)) is None:
+        if os.path.isdir(os.path.expanduser(argument)):
+            print(
+                f"{argument} is taken for words, and a folder of that name is here; name its files",
+                file=sys.stderr,
+            )
         return _words(argument)
     if not os.path.isfile(os.path.expanduser(argument)):
         raise FileNotFoundError(

@@ -17,15 +17,15 @@ from sensorium.config import flatten
 DESCRIPTION = """List the runs below a folder, or compare two: what differs in their configurations, their losses at
 equal steps, and a plot.
 
-A run counts as finished when its budget is used up, as running while it keeps writing its metrics, and as stopped
-otherwise. Losses are means over the last steps before the one named.
+A run counts as finished when its budget is used up, as stopped when it was interrupted or failed, and as running
+while it keeps writing its metrics. Losses are means over the last steps before the one named.
 
 Examples:
   sensorium runs
   sensorium runs runs/sweep --json
   sensorium runs runs/nano runs/nano-muon --out compare.png
 """
-RESOLVED, METRICS = "resolved.json", "metrics.jsonl"
+RESOLVED, METRICS, STOPPED = "resolved.json", "metrics.jsonl", "stopped"
 MAX_DEPTH = 3  # folders below the one named in which a run is looked for
 LAST_LINES = 20  # steps over which a loss is averaged
 NUM_STEPS_SHOWN = 8
@@ -107,6 +107,8 @@ def state_of(run: Path, lines: Sequence[dict[str, Any]], train: dict[str, Any]) 
     budget_s = train["max_train_s"]
     if last["step"] >= train["num_steps"] or (budget_s and last.get("elapsed_s", 0.0) >= budget_s):
         return "finished"
+    if (run / STOPPED).is_file():
+        return "stopped"
     written = run / (METRICS if lines else RESOLVED)
     times = [line["elapsed_s"] for line in lines[-LAST_LINES:] if "elapsed_s" in line]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
@@ -175,20 +177,24 @@ def _config(run: Path) -> dict[str, Any]:
 
 
 def _print_list(summaries: list[dict[str, Any]]) -> None:
-    head = ("run", "recipe", "state", "step", "losses", "tokens", "time")
+    head = ("run", "recipe", "state", "step", "tokens", "time")
+    # A name that is cut or a column of losses that is stacked says nothing: losses get lines of their own.
     rows = [
         (
             item["run"],
             item["recipe"],
             item["state"],
             f"{item['step']:,}/{item['num_steps']:,}",
-            " ".join(f"{_short(name)} {value:.3f}" for name, value in item["losses"].items()),
             f"{item['tokens_seen']:,}",
             _clock(item["elapsed_s"]),
         )
         for item in summaries
     ]
     _print_table(head, rows)
+    print(f"\nlosses (means over the last {LAST_LINES} steps written)")
+    for item in summaries:
+        losses = ", ".join(f"{_short(name)} {value:.3f}" for name, value in item["losses"].items())
+        print(f"  {item['run']}: {losses or 'none yet'}")
 
 
 def _print_comparison(found: dict[str, Any], picture: Path | None) -> None:
@@ -217,7 +223,8 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*head)
+    table = Table(head[0], *head[1:])
+    table.columns[0].overflow = "fold"
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

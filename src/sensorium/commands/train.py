@@ -31,8 +31,11 @@ DESCRIPTION = """Train a recipe, or resume a run:
   sensorium train RECIPE --out FOLDER [--KEY VALUE ...]
   sensorium train [RECIPE] --resume --out FOLDER [--KEY VALUE ...]
 
-Recipes: {recipes}; `sensorium train vocoder` trains what turns spectrograms into sound. Every key of the configuration is an option, such as --train.lr 1e-3,
---data.row-length 192, --model.modalities.image.max-size 64 64 (`sensorium train {first} --help` lists them).
+Recipes: {recipes}; each also as NAME-debug, at toy size on the data that ship with the package.
+`sensorium train vocoder` trains what turns spectrograms into sound. {full} train on the full starter data:
+make them first with `sensorium data build starter --out {folder}`, or name your own with --data.
+
+Every key of the configuration is an option, such as --train.lr 1e-3, --data.row-length 192, --model.modalities.image.max-size 64 64 (`sensorium train {first} --help` lists them).
 
 --resume continues exactly, with the saved configuration. What is named beside it, a recipe or a key, must
 agree with that: a difference is an error that names the key. Only the budget and the schedule of writing may
@@ -58,6 +61,7 @@ BUDGET_KEYS = (
 )
 # Not config.json: that name would make the run's folder look like a model's.
 RESOLVED = "resolved.json"
+STOPPED = "stopped"  # why the last process of the run ended before its budget was used up
 VOCODER = "vocoder"  # not a recipe of the model: its training is its own
 
 
@@ -115,7 +119,13 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(
             f"no recipe is named; give one of {', '.join(recipes.RECIPES)} or {VOCODER}, or --resume with --out"
         )
-    start = recipes.get(recipe) if recipe else _saved_config(_folder(words))
+    # A run goes on with its own configuration: only what is named beside --resume can differ from it.
+    start = _saved_config(_folder(words)) if resume else recipes.get(recipe)
+    if resume and recipe and recipe != start.name and "name" not in _given_keys(words):
+        raise ValueError(
+            f"the run in {_folder(words)} is of the recipe {start.name}, and {recipe} is named here; leave the recipe "
+            "out, or start a new run with another --out"
+        )
     verb = f"train {recipe}".strip()
     # A dry run writes nothing.
     default = Train(out=Path() if "--dry-run" in words else tyro.MISSING, config=start)
@@ -152,10 +162,15 @@ def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
         partial = out / f".{RESOLVED}.partial"
         save_config(config, partial)
         os.replace(partial, out / RESOLVED)
+        (out / STOPPED).unlink(missing_ok=True)
     say(essentials(trainer), flush=True)
     try:
         final = trainer.train()
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if trainer.ranks.is_main:
+            (out / STOPPED).write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         last = last_checkpoint(out)
         kept = (
             f"go on from {last.name} with: sensorium train --resume --out {out}"
@@ -304,4 +319,7 @@ def _folder(words: Sequence[str]) -> Path:
 def _description() -> str:
     budget = ", ".join(key.replace("_", "-") for key in BUDGET_KEYS)
     names = list(recipes.RECIPES)
-    return DESCRIPTION.format(recipes=", ".join(names), first=names[0], budget=budget)
+    full = " and ".join(name for name in names if name not in recipes.EMBEDDED)
+    return DESCRIPTION.format(
+        recipes=", ".join(names), first=names[0], budget=budget, full=full, folder=recipes.FULL_DATA
+    )

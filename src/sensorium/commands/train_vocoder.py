@@ -18,7 +18,8 @@ DESCRIPTION = """Train a vocoder on any sounds and compare it with Griffin-Lim o
   sensorium train vocoder --out FOLDER [--data SOURCE ...] [--KEY VALUE ...]
 
 FOLDER/vocoder.safetensors is the result: sensorium generate ... --vocoder FOLDER uses it. --resume goes on after an
-interruption, with the saved configuration.
+interruption, with the saved configuration. It is no recipe of the model: it has no --dry-run, and `sensorium info`
+does not show it.
 
 Examples:
   sensorium train vocoder --out runs/vocoder
@@ -39,6 +40,8 @@ class TrainVocoder:
 
 def main(arguments: Sequence[str]) -> int:
     """Train, then score."""
+    if "--dry-run" in arguments:
+        raise ValueError("train vocoder has no dry run: 0.7 M parameters fit anywhere; leave --dry-run out")
     chosen: TrainVocoder = run_tyro(TrainVocoder, arguments, verb="train vocoder", description=DESCRIPTION)
     names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
     others = [name for name in names if name not in ("--out", "--resume")]

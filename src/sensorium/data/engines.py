@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sensorium.data.schema import SAMPLE_SCHEMA
-from sensorium.data.shards import conform
+from sensorium.data.shards import conform, no_parquet
 from sensorium.data.splits import SPLITS
 from sensorium.data.writer import REJECTED_NAME, SHARD_BYTES, ShardWriter
 
@@ -92,7 +92,7 @@ def find_units(inputs: Sequence[str | os.PathLike[str]]) -> list[Unit]:
     for given in map(Path, inputs):
         found = sorted(given.rglob("*.parquet")) if given.is_dir() else [given]
         if not found or not found[0].is_file():
-            raise FileNotFoundError(f"no Parquet data at {given}; give a .parquet file or a folder of them")
+            raise no_parquet(given)
         files += found
     if len({file.resolve() for file in files}) < len(files):
         raise ValueError("a file of shards is named twice; name every folder or file once")

@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
     "overlap": Kind("note", "the same medium in two of the paths", "train on one of them, or test on neither"),
     "leak_text": Kind("note", "the same text in two splits", "nothing, where the media differ"),
     "concept_split": Kind("note", "concepts in another split than the rule's", "mix only with data split the same way"),
-    "no_text": Kind("note", "media without words: no template fits", "`sensorium data caption` writes some"),
+    "no_text": Kind("warning", "media without words: no template fits, they are left out", "`sensorium data caption` writes some"),
     "not_read": Kind("note", "media that the recipe does not read", "choose a recipe with that modality"),
     "language": Kind("note", "texts that seem to be in another language", "mend the column `language`"),
     "license": Kind("note", "licence or attribution is unknown", "find it out before you publish data or weights"),

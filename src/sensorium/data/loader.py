@@ -216,8 +216,8 @@ class Loader:
         if not found.documents:
             sample_id, reason = [*found.bad, *found.over_budget][0]
             raise ValueError(
-                f"none of the {found.num_visits} samples of step {step} can be used; {sample_id}: {reason}; mend "
-                "the data, or raise row_length or max_size if the samples are too large"
+                f"none of the {found.num_visits} samples of step {step} can be used; sample {sample_id!r}: {reason}; "
+                + ("mend the data or name another template" if found.bad else "raise row_length or max_size")
             )
         batch = pack(found.documents, self.tokenizer, self.model, row_length=self.config.row_length)
         batch.num_visits, batch.bad, batch.over_budget = found.num_visits, found.bad, found.over_budget
@@ -241,7 +241,7 @@ class Loader:
         if total > 20 and total > MAX_BAD_RATE * self.num_visits:
             sample_id, reason = (batch.bad or [(next(reversed(self.bad)), "see above")])[-1]
             raise ValueError(
-                f"{total} of {self.num_visits} samples could not be used, the last one {sample_id}: {reason}; "
+                f"{total} of {self.num_visits} samples could not be used, the last one sample {sample_id!r}: {reason}; "
                 "run `sensorium data check` on the data and mend them"
             )
 

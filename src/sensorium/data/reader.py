@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sensorium.data.schema import SAMPLE_SCHEMA
-from sensorium.data.shards import MANIFEST_NAME, check_folder, conform, rows_of_table
+from sensorium.data.shards import MANIFEST_NAME, check_folder, conform, no_parquet, rows_of_table
 from sensorium.starter import starter_sources
 
 _MAX_OPEN_FILES = 8
@@ -164,9 +164,7 @@ class Reader:
         fs = self._filesystem()[0]
         files = sorted(f for f in fs.find(root) if f.endswith(".parquet")) if fs.isdir(root) else [root]
         if not files or not fs.isfile(files[0]):
-            raise FileNotFoundError(
-                f"no Parquet data at {self.path}; give a .parquet file, a folder of them or starter:NAME"
-            )
+            raise no_parquet(self.path)
         return [block for file in files for block in self._blocks_of_file(file)]
 
     def _listed(self, root: str) -> list[Block] | None:

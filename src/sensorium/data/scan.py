@@ -21,7 +21,7 @@ from sensorium.config import ModelConfig, RunConfig
 from sensorium.data import sample
 from sensorium.data.sample import Arrays, OverBudgetError
 from sensorium.data.schema import MEDIA_LISTS, SAMPLE_SCHEMA, check_row
-from sensorium.data.shards import MANIFEST_NAME, check_folder, conform, rows_of_table
+from sensorium.data.shards import MANIFEST_NAME, check_folder, conform, no_parquet, rows_of_table
 from sensorium.data.templates import build_documents, find_template
 from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
 from sensorium.media.errors import MediaError
@@ -59,7 +59,7 @@ def find_shards(path: str, templates: Mapping[str, float] | None = None) -> list
     root = Path(path).expanduser()
     files = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
     if not files or not files[0].is_file():
-        raise FileNotFoundError(f"no Parquet data at {path}; give a .parquet file or a folder of them")
+        raise no_parquet(path)
     if root.is_dir():
         manifest = root / MANIFEST_NAME
         listed = json.loads(manifest.read_text(encoding="utf-8"))["files"] if manifest.is_file() else None

@@ -18,7 +18,20 @@ from sensorium.data.splits import SPLITS
 
 ROW_GROUP_SIZE = 64
 MANIFEST_NAME = "manifest.json"
+FULL_STARTER = "data/starter"  # where the recipes look for what `sensorium data build` makes
 REJECTED_NAME = "rejected.jsonl"  # what could not be used, with its reason
+
+
+def no_parquet(path: str | os.PathLike[str]) -> FileNotFoundError:
+    """The error for a path without shards, with what to do about it."""
+    name = os.fspath(path)
+    if FULL_STARTER in Path(name).as_posix():
+        mend = f"build the full starter data with `sensorium data build starter --out {FULL_STARTER}`, or name other data"
+    elif Path(name).expanduser().exists():
+        mend = f"bring it in with `sensorium data import {name} --out FOLDER`, then name FOLDER"
+    else:
+        mend = "there is nothing there: give a .parquet file, a folder of them or starter:NAME"
+    return FileNotFoundError(f"no Parquet data at {name}; {mend}")
 
 
 def write_shard(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:

@@ -31,6 +31,11 @@ class Journal:
             return
         before, *rows = [_parsed(path, number, line) for number, line in enumerate(whole, 1)]
         changed = sorted(k for k in {*before, *about} if before.get(k) != about.get(k))
+        if "data_hash" in changed:
+            raise ValueError(
+                f"{path} holds answers of other samples (another --data, --split or --limit); add --overwrite, or name "
+                "another --out"
+            )
         if changed:
             raise ValueError(
                 f"{path} holds answers with {changed[0]} {before.get(changed[0])!r}, and now it is "

@@ -55,6 +55,11 @@ class Model:
         self.vocoder_reach = 4  # frames on either side that a sample depends on, about
         self.weights, self.compile = weights, compile
 
+    def __repr__(self) -> str:
+        millions = sum(weight.numel() for weight in self.model.parameters()) / 1e6
+        media = ", ".join(["text", *self.config.model.modalities])
+        return f"sm.Model({self.config.name}: {millions:.1f} M parameters; {media})"
+
     @cached_property
     def engine(self) -> Engine:
         """What serves all requests to this model."""
@@ -337,7 +342,8 @@ def load(
     """A model by folder, or the starter model that ships with the package.
 
     Args:
-        path: a folder with config.json and model.safetensors, a run folder (its last checkpoint), or ``RUN/best``.
+        path: a folder with config.json and model.safetensors, a run folder (its last checkpoint), or ``RUN/best``;
+            None or "starter" for the model that ships with the package.
         weights: "int8" generates with weights rounded to 8 bits: a single answer comes sooner, and is nearly the same.
         compile: compile the decoding of single answers (a C++ compiler is needed, and up to a minute the first time);
             None does so with int8.
@@ -345,7 +351,7 @@ def load(
     Raises:
         FileNotFoundError, ValueError: what is missing or broken, and what to do.
     """
-    if path is None:
+    if path is None or (path == "starter" and not Path(path).is_dir()):
         from sensorium.starter import STARTER_MODEL
 
         return Model.from_pretrained(STARTER_MODEL, weights=weights, compile=compile)

@@ -10,6 +10,7 @@ from sensorium.generate.denoising import Drawing
 from sensorium.generate.requests import Answer, Event, Finished, FinishReason, Media, Request, Text
 from sensorium.generate.sequences import TokenSequence
 from sensorium.generate.writing import Writer
+from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
 from sensorium.sequence.document import MediaSegment, Segment, TextSegment
 from sensorium.sequence.tokenizer import Tokenizer
 
@@ -235,6 +236,12 @@ def check_grid(config: ModelConfig, modality: str, grid: tuple[int, int]) -> Non
     """Raise ValueError for a size that the model cannot draw."""
     limits = config.modalities[modality].max_grid
     if any(not 1 <= size <= limit for size, limit in zip(grid, limits, strict=True)):
+        if modality == "audio" and limits[1] == grid[1]:
+            patch_s = config.modalities[modality].patch[0] * HOP_LENGTH / SAMPLE_RATE
+            raise ValueError(
+                f"audio of {grid[0] * patch_s:.2f} s ({grid[0]} patches); this model makes sounds of {patch_s:.2f} to "
+                f"{limits[0] * patch_s:.2f} s: ask for no more"
+            )
         raise ValueError(
             f"{modality} of {grid[0]} x {grid[1]} patches; this model draws 1 to {limits[0]} x 1 to {limits[1]}"
         )

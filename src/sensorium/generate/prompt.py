@@ -1,7 +1,7 @@
 """What a user hands in -> segments, in the same forms that training uses (see ``data.templates``)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sensorium.config import ModelConfig
@@ -44,6 +44,11 @@ def read_parts(prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer) -> lis
 
 def _parts(prompt: Prompt) -> list[Any]:
     alone = isinstance(prompt, str | Video) or modality_of(prompt) is not None
+    if not alone and not isinstance(prompt, Iterable):
+        raise ValueError(
+            f"the prompt is a {type(prompt).__name__}; expected text, sm.Image(...), sm.Audio(...), sm.Video(...) or a "
+            "list of them"
+        )
     return [prompt] if alone else list(prompt)  # type: ignore[arg-type]
 
 

@@ -88,7 +88,9 @@ def load_model(folder: str | Path) -> tuple[Sensorium, Tokenizer, RunConfig]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"no model folder at {root}; give a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}"
+            f"no model folder at {root}; give starter (the model that ships with the package), the folder of a run "
+            f"(`sensorium runs` lists them; a recipe is a model once it is trained), or a folder that holds {CONFIG_FILE} "
+            f"and {WEIGHTS_FILE}"
         )
     config = load_config(RunConfig, root / CONFIG_FILE)
     tokenizer = Tokenizer.load(root / TOKENIZER_FILE)

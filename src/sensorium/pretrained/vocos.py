@@ -37,7 +37,9 @@ def load_vocoder(path: str | Path) -> Vocoder:
             (f for f in (file / "vocoder.safetensors", file / "pytorch_model.bin") if f.is_file()), file
         )
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such vocoder; give a .safetensors file or a pytorch_model.bin")
+        raise FileNotFoundError(
+            f"{file}: no such vocoder; give a run of `sensorium train vocoder`, a .safetensors file or a pytorch_model.bin"
+        )
     tensors = _read(file)
     _check_spectrogram(tensors, file)
     weights = {k: v.float() for k, v in tensors.items() if k != _FILTERS and k not in _WINDOWS}

@@ -48,7 +48,7 @@ def usage() -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run one verb on data."""
     first = arguments[0] if arguments else "--help"
-    if first in ("--help", "-h"):
+    if first in ("--help", "-h", "help"):
         print(usage())
         return 0
     if first not in VERBS:

@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 
 from sensorium.commands.arguments import parse
+from sensorium.data.splits import SPLITS
 
 DESCRIPTION = """Print and draw one sample as the model will see it: tokens, what is predicted where (the loss), the
 three-axis positions, blocks, who sees whom (the mask), and the media after decoding and resizing.
@@ -27,13 +28,15 @@ Examples:
 class Show:
     """Arguments of ``sensorium data show``."""
 
-    sample: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH WHICH")] = ()
+    sample: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH WHICH", help_behavior_hint="")
+    ] = ()
     """Shards, and which of their samples."""
     recipe: str = "nano"
     """Whose tokenizer, sizes of media and row length are used."""
-    template: str = ""
-    """How the sample becomes documents; by default the first that suits it."""
-    templates: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    template: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: the first that suits it)")] = ""
+    """How the sample becomes documents."""
+    templates: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """A JSON file of templates of your own."""
     split: str = "train"
     """train, validation or test."""
@@ -41,7 +44,7 @@ class Show:
     """Of what is drawn: words, languages, dropped conditions, augmentation."""
     augment: float = 0.0
     """Strength of the augmentation, 0 to 1."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png", help_behavior_hint="")] = None
     """Draw the media and the mask into this picture."""
     json: bool = False
     """Print one JSON object instead of tables."""
@@ -51,7 +54,11 @@ def main(arguments: Sequence[str]) -> int:
     """Find the sample, lay it out, show it."""
     chosen, _ = parse(Show, arguments, verb="data show", description=DESCRIPTION)
     if len(chosen.sample) != 2:
-        raise ValueError(f"give a path and which sample, such as `starter:noto 0`; got {list(chosen.sample)}")
+        raise ValueError(
+            f"give a path and which sample, such as `starter:noto 0`; got {' '.join(chosen.sample) or 'neither'}"
+        )
+    if chosen.split not in SPLITS:
+        raise ValueError(f"--split is {chosen.split!r}; expected {', '.join(SPLITS)}")
     if chosen.out and chosen.out.suffix != ".png":
         raise ValueError(f"cannot draw into {chosen.out.name}; give a name that ends in .png")
 
@@ -93,6 +100,8 @@ def main(arguments: Sequence[str]) -> int:
             )
         )
     else:
+        if row["id"] != chosen.sample[1]:
+            print(f"number {chosen.sample[1]} of split {chosen.split}")
         print_documents(row, name, chosen.recipe, config.data.row_length, shown)
     if over and not chosen.json:
         print(
@@ -123,7 +132,6 @@ def suitable_template(row: dict[str, Any]) -> str:
 
 def _find_row(path: str, which: str, split: str) -> dict[str, Any]:
     from sensorium.data.reader import Reader
-    from sensorium.data.splits import SPLITS
 
     reader = Reader(path, split, max_blocks=2)
     if which.isdigit() and int(which) < reader.num_rows:
@@ -135,8 +143,8 @@ def _find_row(path: str, which: str, split: str) -> dict[str, Any]:
     found = next((row for part in (reader, *others) for row in part.rows() if row["id"] == which), None)
     if found is None:
         raise ValueError(
-            f"{path} has no sample {which!r} in split {split!r}; it has {reader.num_rows} samples there, give a "
-            f"number from 0 to {reader.num_rows - 1} or an id"
+            f"{path} has no sample {which!r} in split {split!r}; it has {reader.num_rows} samples there, give "
+            + (f"a number from 0 to {reader.num_rows - 1} or an id" if reader.num_rows else "another --split")
         )
     return found
 
@@ -215,7 +223,9 @@ def print_documents(
     console = Console()
     about = {k: row.get(k) for k in ("split", "concept", "language", "source", "license")}
     facts = ", ".join(f"{k} {v}" for k, v in about.items() if v)
-    console.print(f"sample {row['id']}: {facts}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"sample {row['id']}" + (f": {facts}" if facts else ""), markup=False, highlight=False, soft_wrap=True
+    )
     for number, document in enumerate(shown, 1):
         console.print(
             f"\ndocument {number} of {len(shown)} by template {template!r}, recipe {recipe}: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,10 +57,17 @@ def parse_text(data: bytes, name: str) -> str:
     """The words in a text file.
 
     Raises:
-        ValueError: it is not UTF-8.
+        ValueError: it is not UTF-8, or no text.
     """
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        odd = next(
+            (c for c in text if unicodedata.category(c) in ("Cc", "Cn", "Co") and c not in "\t\n\r\f"), ""
+        )
+        if odd:
+            raise ValueError(
+                f"{name}: is not text (it holds the character U+{ord(odd):04X}); save it as UTF-8"
+            )
         return text.replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(
