@@ -76,7 +76,7 @@ CLEAN_SOURCES = tuple(
 
 
 def nano() -> RunConfig:
-    """1 M parameters, 32 px pictures in 16 tokens: trains in minutes on two CPU cores."""
+    """1.6 M parameters, 32 px pictures in 16 tokens: trains in minutes on two CPU cores."""
     return RunConfig(
         name="nano",
         tokenizer="starter-1k",
@@ -111,7 +111,7 @@ def nano() -> RunConfig:
 
 
 def tiny() -> RunConfig:
-    """8 M parameters, 64 px pictures: for a laptop and hours rather than minutes."""
+    """9 M parameters, 64 px pictures: for a laptop and hours rather than minutes."""
     base = nano()
     return RunConfig(
         name="tiny",
@@ -153,7 +153,7 @@ def tiny() -> RunConfig:
 
 
 def small() -> RunConfig:
-    """41 M parameters, 64 px pictures, sounds of ten seconds, the full starter data in two stages: for one GPU."""
+    """47 M parameters, 64 px pictures, sounds of ten seconds, the full starter data in two stages: for one GPU."""
     return RunConfig(
         name="small",
         tokenizer="starter-8k",
