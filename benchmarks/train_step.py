@@ -124,7 +124,7 @@ def ours(templates: dict[str, float], device: str, dtype: Any) -> Contender:
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             losses = compute_losses(model, batch, noise)
         total, _ = total_loss(losses, config.train)
-        optimizer.zero_grad()
+        model.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.grad_clip)
         optimizer.step()

@@ -143,5 +143,5 @@ def split_metrics(run: Path) -> Sequence[dict[str, float]]:
     """Each step's figures, without those that depend on the clock."""
     from sensorium.train.metrics import read_metrics
 
-    clock = {"tokens_per_s", "data_wait_s", "elapsed_s"}
+    clock = {"tokens_per_s", "images_per_s", "audio_s_per_s", "mfu", "data_wait_s", "elapsed_s"}
     return [{k: v for k, v in line.items() if k not in clock} for line in read_metrics(run)]

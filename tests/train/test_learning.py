@@ -121,7 +121,7 @@ def optimise(
         noise = draw_noise(batch, TINY, torch.Generator().manual_seed(step))
         optimizer.set_lr(learning_rate(step / num_steps, config))
         total, means = total_loss(compute_losses(model, batch, noise), config)
-        optimizer.zero_grad()
+        model.zero_grad()
         (means["align"] if align_only else total).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
