@@ -6,6 +6,7 @@
 number of ranks loads either. ``RUN/last`` names the newest one, ``RUN/best`` the one with the lowest validation loss.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -86,8 +87,17 @@ def save_checkpoint(
         kept_folders = {final, _named(run / BEST), *_complete(run)[-config.train.keep_checkpoints :]}
         for old in _complete(run):
             if old not in kept_folders:
-                shutil.rmtree(old, ignore_errors=True)
+                _discard(old)
     return final
+
+
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint. It goes by its name first: half of one that a kill left would never be found again."""
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):  # one checkpoint too many is no reason to end a run
+        os.replace(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _together(ranks: Ranks, work: Callable[[], Any], *, main_only: bool = False) -> None:
