@@ -90,7 +90,8 @@ def main(scenario: str, folder: str) -> None:
         try:
             trainer.train()
         except KeyboardInterrupt:
-            print(f"rank {trainer.ranks.rank} ended by signal {trainer.stopped_by} at step {trainer.step}")
+            said = f"rank {trainer.ranks.rank} ended by signal {trainer.stopped_by} at step {trainer.step}\n"
+            sys.stdout.write(said)  # in one piece
     stop_ranks(trainer.ranks)
 
 
