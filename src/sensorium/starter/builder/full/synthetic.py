@@ -70,7 +70,7 @@ VOICES = (
 _ENGINES = {
     "espeak-ng": "eSpeak NG (https://github.com/espeak-ng/espeak-ng)",
     "flite": "Flite, Carnegie Mellon University (http://cmuflite.org)",
-    "nanotts": "SVOX Pico by py-nanotts (https://pypi.org/project/py-nanotts)",
+    "nanotts": "SVOX Pico by the Python package py-nanotts",
 }
 _LICENSE = "Unicode-3.0"
 
