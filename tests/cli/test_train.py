@@ -1,6 +1,7 @@
 """``sensorium train``: a short run on the starter data, its samples, resuming it, interrupting it."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -116,6 +117,39 @@ def test_a_changed_key_is_named(trained: Trained) -> None:
     assert recipes.get("nano").train.num_steps != 6
     with pytest.raises(ValueError, match="is finished: step 6 of 6"):
         main(["nano", "--resume", "--out", run])
+
+
+def test_a_restart_never_changes_a_run(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started again by ``torchrun``, with other options than the run in that folder."""
+    from sensorium.commands.train import main
+
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(ValueError, match="a run resumes with its own configuration"):
+        main(["nano", "--out", str(trained[0]), "--train.lr", "0.5"])
+
+
+def test_sigterm_for_the_whole_group_saves(tmp_path: Path) -> None:
+    """As a service manager stops a run: its data workers are told too, and must not end it before its save."""
+    run = tmp_path / "run"
+    line = [str(COMMAND), "train", "nano-debug", "--out", str(run), "--train.num-steps", "100000"]
+    process = subprocess.Popen(
+        [*line, "--data.num-workers", "2", "--train.save-every", "2", "--train.keep-checkpoints", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (run / "last").is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+    assert f"sensorium train --resume --out {run}" in out
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(process.pid, 0)
 
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -1,5 +1,6 @@
 """What goes wrong costs nothing: kills at any moment, signals, losses that are no number, memory that runs out."""
 
+import dataclasses
 import json
 import math
 import os
@@ -162,6 +163,29 @@ def test_other_errors_stay_themselves(data: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(trainer.model, "trunk", run_out(RuntimeError))
     with pytest.raises(RuntimeError, match=r"^out of memory$"):
         trainer.train()
+
+
+def test_a_signal_in_the_last_save_loses_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sensorium.train import trainer as module
+
+    save = module.save_checkpoint
+
+    def interrupted(*arguments: Any, **options: Any) -> Path:
+        signal.raise_signal(signal.SIGTERM)
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(module, "save_checkpoint", interrupted)
+    Trainer(small_run(data, num_steps=2, save_every=0), tmp_path).train()
+    assert last_checkpoint(tmp_path) == tmp_path / "step-000002"
+
+
+def test_experts_in_half_precision(data: Path, tmp_path: Path) -> None:
+    config = small_run(data, num_steps=2, precision="bfloat16")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, experts="ffn"))
+    Trainer(config, tmp_path).train()
+    assert all(math.isfinite(line["loss"]) for line in read_metrics(tmp_path))
 
 
 def test_the_best_checkpoint_is_kept(data: Path, tmp_path: Path) -> None:
