@@ -223,3 +223,12 @@ def test_every_module_imports_with_the_base_dependencies_alone() -> None:
 def test_importing_does_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_no_test_file_sets_threads_for_all_others() -> None:
+    """Sums differ with the number of threads, and a run in this process is compared with one in another."""
+    line = "torch." + "set_num_threads"
+    found = [
+        path for path in (ROOT / "tests").rglob("*.py") if f"\n{line}" in path.read_text(encoding="utf-8")
+    ]
+    assert found == []

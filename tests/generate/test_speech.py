@@ -22,7 +22,6 @@ from sensorium.pretrained.vocos import save_vocoder
 from sensorium.sequence.document import EmbSegment, MediaSegment, Segment, TextSegment
 from tests.generate.small_model import small_model
 
-torch.set_num_threads(1)
 TEXT = "say The first sentence is here. The second, which is longer, follows it! And a third?"
 
 

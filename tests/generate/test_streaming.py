@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soxr
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +21,6 @@ from sensorium.sequence.document import MediaSegment, TextSegment
 from sensorium.starter import load_table
 from tests.generate.small_model import small_model
 
-torch.set_num_threads(1)
 WAITING, AGREEING = small_model({"listen": 1}), small_model()
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import sensorium as sm
 from sensorium.data.sample import sample_of_row
@@ -14,7 +13,6 @@ from sensorium.sequence.document import EmbSegment, MediaSegment, TextSegment
 from tests.generate.small_model import small_model
 from tests.media.clips import SECONDS, clip, pictures, tone
 
-torch.set_num_threads(1)
 MODEL = small_model()
 
 
