@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py [--runs 5] [--device cpu] [--dtype float32] [--json train_step.json]
 
-All models have about 8 M parameters and see the same pictures (64 px, 64 patches) and texts of the embedded data,
+All models have 8.3 M parameters and see the same pictures (64 px, 64 patches) and texts of the embedded data,
 the same 32 samples a step, half of them named pictures, half questions about pictures. A step is everything: forward,
 losses, backward, clipping, optimiser, and our moving average.
 
@@ -79,7 +79,7 @@ def run_config(templates: dict[str, float]) -> Any:
             num_heads=4,
             num_kv_heads=2,
             head_dim=64,
-            mlp_dim=768,
+            mlp_dim=816,  # as many parameters as the `transformers` build
             latent_dim=DIM,
             modalities={"image": image},
         ),
@@ -192,7 +192,7 @@ def peer_transformers(device: str, dtype: Any) -> Contender:
             text_config=Qwen3Config(
                 vocab_size=VOCAB,
                 hidden_size=DIM,
-                intermediate_size=768,
+                intermediate_size=1024,
                 num_hidden_layers=4,
                 num_attention_heads=4,
                 num_key_value_heads=2,

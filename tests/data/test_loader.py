@@ -187,7 +187,7 @@ def test_ctrl_c_ends_it_quietly(data: tuple[str, str], tmp_path: Path, num_worke
             "tests.data.stream_ids",
             *data,
             str(tmp_path / "ids"),
-            *f"0 100000 {num_workers} 0 1 0.01".split(),
+            *f"0 100000 {num_workers} 0 1 0".split(),  # no pause: Ctrl-C mostly finds it waiting for a batch
         ],
         stderr=subprocess.PIPE,
         text=True,

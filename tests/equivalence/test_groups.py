@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.losses import compute_losses
-from sensorium.model.kernels import RMSNormFunction, TurnFunction
+from sensorium.model.kernels import RMSNormFunction, ShortAttentionFunction, TurnFunction
 from sensorium.model.layers import Attention, apply_rope, attend, rope_tables
 from sensorium.model.sensorium import NoisyMedia, Sensorium, add_noise
 from sensorium.sequence.mask import attention_mask, flex_block_mask, group_documents
@@ -198,6 +198,28 @@ def test_norm_has_the_values_and_gradients_of_torch() -> None:
         torch.testing.assert_close(
             grads, torch.autograd.grad(expected, [x, weight], pull), atol=1e-5, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("masked", ["not", "causal", "keys"])
+def test_short_attention_has_the_values_and_gradients_of_torch(masked: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Heads come transposed, and two queries share a key.
+    q, k, v = (
+        torch.randn(3, 7, heads, 8, generator=generator).transpose(1, 2).requires_grad_()
+        for heads in (4, 2, 2)
+    )
+    masks = {
+        "not": None,
+        "causal": torch.ones(7, 7, dtype=torch.bool).tril().expand(3, 1, 7, 7),
+        "keys": (torch.arange(7) < torch.tensor([7, 3, 1])[:, None])[:, None, None],
+    }
+    mask = masks[masked]
+    given = ShortAttentionFunction.apply(q, k, v, None if mask is None else ~mask)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(given, expected, **CLOSE)
+    pull = torch.randn(expected.shape, generator=generator)
+    grads, wanted = (torch.autograd.grad(x, [q, k, v], pull) for x in (given, expected))
+    torch.testing.assert_close(grads, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_the_backward_passes_are_the_derivatives() -> None:

@@ -242,6 +242,22 @@ def test_resize_is_antialiased():
     assert np.abs(small.astype(int) - 127).max() < 20  # plain subsampling would give 0 or 255
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_jpeg_is_decoded_no_larger_than_needed(orientation):
+    large = pillow.open(io.BytesIO(DOG_PNG)).convert("RGB").resize((640, 480))
+    exif = pillow.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    large.save(buffer, "JPEG", quality=90, exif=exif)
+    whole = decode_image(buffer.getvalue())
+    part = decode_image(buffer.getvalue(), for_size=(64, 48))
+    assert part.shape == tuple(side // 2 for side in whole.shape[:2]) + (3,)  # at least twice 64 x 48, and less than 4x
+    difference = resize_image(part, 64, 48).astype(int) - resize_image(whole, 64, 48)
+    assert np.abs(difference).mean() < 1
+    # One that is hardly larger than needed is read as it is.
+    assert decode_image(buffer.getvalue(), for_size=(200, 200)).shape == whole.shape
+
+
 def test_png_text_is_readable_back():
     pixels = decode_image(DOG_PNG)
     data = encode_png(pixels, text={"Software": "sensorium", "prompt": "un chien à côté"})

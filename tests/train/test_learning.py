@@ -112,7 +112,13 @@ def optimise(
     torch.manual_seed(0)
     model = Sensorium(TINY)
     config = TrainConfig(
-        lr=lr, num_steps=num_steps, weight_decay=0.0, warmup=0.1, decay=0.6, optimizer="muon"
+        lr=lr,
+        num_steps=num_steps,
+        weight_decay=0.0,
+        warmup=0.1,
+        decay=0.6,
+        optimizer="muon",
+        w_align=1.0,  # as the recipes have it
     )
     optimizer = MuonAdamW(model, config)
     ema = EMA(model, 0.9)
@@ -137,7 +143,7 @@ def learn_everything() -> Sensorium:
     every = documents(list(tasks()))
     drawn = [d for d in every if isinstance(d.segments[-1], MediaSegment)]
     whole, part = (pack(chosen, TOKENIZER, TINY, row_length=96) for chosen in (every, drawn))
-    return optimise(180, 3e-3, lambda step: whole if step < 40 or step % 4 == 0 else part)
+    return optimise(190, 3e-3, lambda step: whole if step < 40 or step % 3 == 0 else part)
 
 
 def learn_pairs(*, shuffled: bool) -> Sensorium:

@@ -301,10 +301,16 @@ class Loader:
             worker_init_fn=start_worker,
             multiprocessing_context="spawn" if remote else None,
         )
-        for batch in batches:
-            if isinstance(batch, ValueError):
-                raise batch
-            yield map_arrays(batch, torch.from_numpy, np.ndarray)
+        iterator = iter(batches)
+        try:
+            for batch in iterator:
+                if isinstance(batch, ValueError):
+                    raise batch
+                yield map_arrays(batch, torch.from_numpy, np.ndarray)
+        finally:
+            # A traceback that is kept (Ctrl-C while waiting) would keep the iterator, and the exit of Python would
+            # wait for good for processes that nobody has told to end.
+            iterator._shutdown_workers()
 
     def _at(self, step: int) -> int:
         """Which step's samples come at ``step``: the largest of the first steps may change places with the first."""

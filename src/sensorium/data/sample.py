@@ -124,6 +124,8 @@ def decode_medium(
     if kind == "video":
         frames, times = decode_video(medium["bytes"], name=name, limits=VideoLimits(max_frames=max_frames))
         return Arrays([entry.to_array(frame, config) for frame in frames], [float(t) for t in times])
+    if entry.load:
+        return Arrays([entry.load(medium["bytes"], name, config)])
     plain = entry.decode(medium["bytes"], name)
     if kind == "audio" and not cut and plain.size > config.max_size[0] * HOP_LENGTH:
         longest = config.max_size[0] * HOP_LENGTH / SAMPLE_RATE

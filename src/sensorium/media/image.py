@@ -68,6 +68,7 @@ def decode_image(
     name: str = "image",
     limits: ImageLimits = DEFAULT_LIMITS,
     background: tuple[int, int, int] = (255, 255, 255),
+    for_size: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Decode the first frame of an encoded picture, upright, in RGB.
 
@@ -78,6 +79,9 @@ def decode_image(
         name: what errors call it.
         limits: what the picture may cost.
         background: RGB shown through transparent pixels.
+        for_size: height and width that the picture will be made to. A JPEG file far larger than that is decoded at a
+            half, a quarter or an eighth of its size, at least twice as large as it will be: the same picture to an
+            eye, in about half the time.
 
     Returns:
         uint8 ``[H, W, 3]``.
@@ -98,6 +102,9 @@ def decode_image(
             _check_size(name, _webp_size(data), limits)
         with _READERS[kind](io.BytesIO(data)) as picture:
             _check_size(name, picture.size, limits)
+            if for_size is not None:
+                side = 2 * max(for_size)  # of both sides: the picture may be lying on its side
+                picture.draft(None, (side, side))
             return to_rgb(picture, background)
     except MediaError:
         raise
@@ -143,7 +150,7 @@ def to_rgb(picture: Image.Image, background: tuple[int, int, int] = (255, 255, 2
         flat = Image.new("RGB", picture.size, background)
         flat.paste(picture, mask=picture.getchannel("A"))
         picture = flat
-    return np.array(picture.convert("RGB"), dtype=np.uint8)
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"), dtype=np.uint8)
 
 
 def resize_image(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -29,6 +29,8 @@ class Modality:
         read: a part -> its plain array.
         to_array: plain array -> float32 ``[C, H, W]`` of whole patches, at most ``max_size``, roughly in
             [-2, 2].
+        load: encoded bytes, a name for errors, a configuration -> what ``to_array`` makes of what ``decode`` gives,
+            where there is a shorter way to nearly the same; None where there is none.
         from_array: float32 ``[C, H, W]`` -> a part that can be shown and saved, marked as generated.
         offsets: patch grid -> int64 ``[P, 3]`` positions (time, height, width) relative to the block's first.
         encoder, head: ``module:Class`` built as ``Class(model_config, modality_config, modality)``.
@@ -41,6 +43,7 @@ class Modality:
     to_array: Callable[[np.ndarray, ModalityConfig], np.ndarray]
     from_array: Callable[[np.ndarray, dict[str, str]], Any]
     offsets: Callable[[Grid], np.ndarray]
+    load: Callable[[bytes, str, ModalityConfig], np.ndarray] | None = None
     encoder: str = "sensorium.model.encoders:MediaEncoder"
     head: str = "sensorium.model.heads:PatchHead"
 
@@ -127,6 +130,9 @@ register(
         decode=lambda data, name: image.decode_image(data, name=name),
         read=lambda part: part.pixels(),
         to_array=_image_array,
+        load=lambda data, name, config: _image_array(
+            image.decode_image(data, name=name, for_size=config.max_size), config
+        ),
         from_array=_image_part,
         offsets=spatial_offsets,
     )

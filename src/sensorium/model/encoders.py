@@ -90,6 +90,8 @@ class ConvStem(nn.Module):
         """-> ``[N, P, D]``; padding is zeroed after every layer, as if each item stood alone."""
         if self.bands_as_channels:
             x_NCHW = x_NCHW.permute(0, 1, 3, 2).flatten(1, 2)[..., None]
+        # Narrow convolutions are quicker with channels last, and patches come out as the next layer wants them.
+        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
         for convolution in self.convolutions:
             x_NCHW = F.gelu(convolution(x_NCHW))
             if mask_Nrc is not None:

@@ -70,6 +70,7 @@ class PatchHead(nn.Module):
         x_NCHW = unpatchify(padded, (rows, cols), self.patch)
         if self.refiner is None:
             return x_NCHW
+        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
         if not ragged:
             return x_NCHW + self.refiner(x_NCHW)
         valid = enlarge(mask_Nrc, self.patch)

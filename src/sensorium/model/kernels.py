@@ -1,12 +1,15 @@
-"""Norm and rotation for training on a CPU, with backward passes written out.
+"""Norm, rotation and attention for training on a CPU, with backward passes written out.
 
-There eager PyTorch goes through memory once for every elementary step of the same formulas, forward and backward.
+There eager PyTorch goes through memory once for every elementary step of the same formulas, forward and backward, and
+its fused attention is made for sequences far longer than a document of a picture and its name.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+SHORT = 256  # tokens up to which all weights of an attention are kept for its backward pass
 
 
 class RMSNormFunction(torch.autograd.Function):
@@ -54,3 +57,37 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-direction)
     out[..., half:].addcmul_(x[..., :half], sin[..., half:], value=direction)
     return out
+
+
+class ShortAttentionFunction(torch.autograd.Function):
+    """Softmax attention of at most ``SHORT`` tokens by plain products (arXiv 1706.03762, equation 1).
+
+    The query heads that share a kv head stand below each other, so that each kv head is one product.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, hidden: Tensor | None) -> Tensor:
+        """Shapes as in ``layers.attend``; ``hidden`` is True where a query may not see a key."""
+        B, N, T, H = q_BNTH.shape
+        K = k_BKTH.shape[1]
+        q = (q_BNTH * H**-0.5).reshape(B * K, N // K * T, H)
+        k, v = k_BKTH.reshape(B * K, T, H), v_BKTH.reshape(B * K, T, H)
+        scores = torch.bmm(q, k.transpose(1, 2))
+        if hidden is not None:
+            scores.view(B, N, T, T).masked_fill_(hidden, -torch.inf)
+        weights = scores.softmax(-1)
+        ctx.save_for_backward(q, k, v, weights)
+        return torch.bmm(weights, v).view(B, N, T, H)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Gradients of queries, keys and values."""
+        q, k, v, weights = ctx.saved_tensors
+        B, N, T, H = grads[0].shape
+        grad = grads[0].reshape(q.shape)
+        grad_v = torch.bmm(weights.transpose(1, 2), grad)
+        pull = torch.bmm(grad, v.transpose(1, 2))
+        grad_scores = torch._softmax_backward_data(pull, weights, -1, pull.dtype)
+        grad_q = torch.bmm(grad_scores, k).mul_(H**-0.5)
+        grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
+        return grad_q.view(B, N, T, H), grad_k.view(B, -1, T, H), grad_v.view(B, -1, T, H), None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sensorium.config import ModelConfig
-from sensorium.model.kernels import RMSNormFunction, TurnFunction
+from sensorium.model.kernels import SHORT, RMSNormFunction, ShortAttentionFunction, TurnFunction
 from sensorium.model.kv_cache import LayerCache
 from sensorium.sequence.mask import DocumentGroups
 
@@ -77,6 +77,8 @@ def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask: Mask) -> Tensor
     if isinstance(mask, DocumentGroups):
         return _attend_groups(q_BNTH, k_BKSH, v_BKSH, mask)
     if mask is None or isinstance(mask, Tensor):
+        if training_on_cpu(q_BNTH) and q_BNTH.shape[2] == k_BKSH.shape[2] <= SHORT:
+            return ShortAttentionFunction.apply(q_BNTH, k_BKSH, v_BKSH, None if mask is None else ~mask)
         return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, enable_gqa=True)
     # Norms and rotation leave float32 behind where the projections are in half precision.
     q_BNTH, k_BKSH = q_BNTH.to(v_BKSH.dtype), k_BKSH.to(v_BKSH.dtype)
