@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py [--runs 5] [--device cpu] [--dtype float32] [--json train_step.json]
 
-All models have 8.3 M parameters and see the same pictures (64 px, 64 patches) and texts of the embedded data,
+All models have 8.3 M parameters (each peer the size nearest to it) and see the same pictures (64 px, 64 patches) and texts of the embedded data,
 the same 32 samples a step, half of them named pictures, half questions about pictures. A step is everything: forward,
 losses, backward, clipping, optimiser, and our moving average.
 
@@ -239,7 +239,7 @@ def peer_transfusion(device: str, dtype: Any) -> Contender:
         num_text_tokens=VOCAB,
         dim_latent=3 * PATCH * PATCH,
         modality_default_shape=((SIDE // PATCH) ** 2,),
-        transformer={"dim": 224, "depth": 3, "dim_head": 64, "heads": 4},  # the size nearest to ours
+        transformer={"dim": 232, "depth": 3, "dim_head": 64, "heads": 4},  # the size nearest to ours
     )
     model = model.to(device).train()
     data = pictures_and_texts()

@@ -14,7 +14,9 @@ from sensorium.model.flow import draw_noise
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.packing import Batch, pack
 from sensorium.sequence.tokenizer import Tokenizer
+from sensorium.train.evaluate import evaluate, validation_loader
 from sensorium.train.metrics import read_metrics
+from sensorium.train.parallel import Ranks
 from sensorium.train.sight import Amounts, TaskLosses, measure_peak_flops, part_of
 from sensorium.train.trainer import Trainer
 from tests.train.run import small_run
@@ -90,6 +92,21 @@ def test_update_ratios_are_what_the_weights_did(data: Path, tmp_path: Path) -> N
         norm = sum(float(after[n].square().sum()) for n in names) ** 0.5
         assert float(values[f"update_ratio/{part}"]) == pytest.approx(change / norm, rel=1e-3)
         assert change > 0
+
+
+def test_held_out_losses_do_not_depend_on_the_number_of_microbatches(data: Path) -> None:
+    found = []
+    for num_microbatches in (1, 3):
+        config = small_run(data, eval_every=5, eval_batches=2, num_microbatches=num_microbatches)
+        tokenizer, ranks = Tokenizer.load(config.tokenizer), Ranks()
+        torch.manual_seed(0)
+        model = Sensorium(config.model).eval()
+        found.append(evaluate(model, validation_loader(config, tokenizer, ranks), config, ranks))
+    whole, in_parts = found
+    assert {"val_loss", "val_text", "val_align", "val_flow_image"} <= whole.keys() == in_parts.keys()
+    for name, value in whole.items():
+        assert float(in_parts[name]) == pytest.approx(float(value), rel=1e-5), name
+    assert float(whole["val_loss"]) > 0
 
 
 def test_seconds_of_sound(data: Path) -> None:
