@@ -6,10 +6,12 @@ BIN := .venv/bin
 
 install: .venv/installed
 
-# Versions come from constraints.txt: those the tests ran with.
+# Versions come from constraints.txt: those the tests ran with. The harnesses of the second line come alone: they ask for
+# builds that a CPU has not (torchvision, decord), and `dev` holds what they import here.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps lmms-eval clip-benchmark
 	touch $@
 
 quickstart: install

@@ -69,6 +69,8 @@ def test_the_python_examples_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, colour in (("cat", "grey"), ("dog", "red")):
+        (tmp_path / f"{name}.png").write_bytes(png(colour))
     for block in code("python"):
         exec(block, {"CAT": png("grey")})
     first, second = capsys.readouterr().out.splitlines()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,13 +72,23 @@ def write_task(folder: Path, name: str, data: Dataset) -> None:
     (folder / f"{name}_utils.py").write_text(UTILS, encoding="utf-8")
 
 
-def run_lmms_eval(folder: Path, task: str, *options: str) -> tuple[list[str], float, str]:
-    """The command, as a user types it -> answers, the figure, what it printed."""
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+# With pictures, and with sounds.
+COMMANDS = re.findall(r"^lmms-eval --model sensorium .*", PAGE, flags=re.M)
+
+
+def run_lmms_eval(folder: Path, command: str, task: str) -> tuple[list[str], float, str]:
+    """A command of the page, with a model and a task that are here -> answers, the figure, what it printed."""
+    words = re.sub(r"(?<=--tasks )\S+", task, command.replace("runs/tiny", "starter")).split()
     quiet = {"HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    given = ("--model", "sensorium", "--model_args", "pretrained=starter", "--tasks", task)
-    out = ("--include_path", str(folder), "--log_samples", "--output_path", str(folder / "out"))
     done = subprocess.run(
-        [sys.executable, "-m", "lmms_eval", *given, *out, *options],
+        [
+            str(Path(sys.executable).with_name(words[0])),
+            *words[1:],
+            "--include_path",
+            str(folder),
+            "--log_samples",
+        ],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -105,7 +116,7 @@ def test_the_command_gives_the_answers_of_the_model(tmp_path: Path) -> None:
     }
     write_task(tmp_path, "shapes", Dataset.from_dict(columns).cast_column("image", ImageFeature()))
 
-    answers, figure, shown = run_lmms_eval(tmp_path, "shapes", "--batch_size", "8")
+    answers, figure, shown = run_lmms_eval(tmp_path, COMMANDS[0], "shapes")
     model = sm.load()
     assert answers == [model.generate(list(case.prompt), max_tokens=12).strip() for case in cases]
     assert len(set(answers)) > 4
@@ -126,7 +137,7 @@ def test_sounds_of_a_data_set_arrive_with_force_simple(tmp_path: Path) -> None:
     data = Dataset.from_dict(columns).cast_column("audio", AudioFeature(decode=False))
     write_task(tmp_path, "speech", data)
 
-    answers, _, _ = run_lmms_eval(tmp_path, "speech", "--force_simple")
+    answers, _, _ = run_lmms_eval(tmp_path, COMMANDS[1], "speech")
     model = sm.load()
     heard = [[sm.Audio(row["audio"]["bytes"]), "transcribe"] for row in rows]
     assert answers == [model.generate(prompt, max_tokens=12).strip() for prompt in heard]

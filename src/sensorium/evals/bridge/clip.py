@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image as pillow
 from torch import Tensor
@@ -12,7 +11,7 @@ from sensorium.generate.interface import Model, load
 from sensorium.generate.prompt import read_parts
 from sensorium.media.modality import get_modality
 from sensorium.media.parts import Image
-from sensorium.sequence.document import EmbSegment, MediaSegment, TextSegment
+from sensorium.sequence.document import EmbSegment, MediaSegment, Segment, TextSegment
 
 PADDING = -1  # behind the ids of a text; no token has it
 
@@ -62,15 +61,18 @@ class ClipModel:
         """Pictures as ``transform`` makes them -> unit vectors, float32 ``[N, latent_dim]``, on the same device."""
         grid = self.image.max_grid
         arrays = images_NCHW.float().cpu().numpy()
-        vectors = self.model.embed_segments([[MediaSegment("image", a, grid), EmbSegment()] for a in arrays])
-        return _like(vectors, images_NCHW)
+        return self._embed([MediaSegment("image", array, grid) for array in arrays], images_NCHW)
 
     def encode_text(self, token_ids_NT: Tensor) -> Tensor:
         """Ids as ``tokenizer`` makes them -> unit vectors, float32 ``[N, latent_dim]``, on the same device."""
         rows = [[token for token in row if token != PADDING] for row in token_ids_NT.tolist()]
-        return _like(
-            self.model.embed_segments([[TextSegment(row), EmbSegment()] for row in rows]), token_ids_NT
-        )
+        return self._embed([TextSegment(row) for row in rows], token_ids_NT)
+
+    def _embed(self, segments: Sequence[Segment], given: Tensor) -> Tensor:
+        # CLIP_benchmark calls under autocast. The model runs in the precision that it is laid out for.
+        with torch.autocast(given.device.type, enabled=False):
+            vectors = self.model.embed_segments([[segment, EmbSegment()] for segment in segments])
+        return torch.from_numpy(vectors).to(given.device)
 
 
 def load_clip(
@@ -92,7 +94,3 @@ def load_clip(
     model.model.to(device)
     clip = ClipModel(model)
     return clip, clip.transform, clip.tokenizer
-
-
-def _like(vectors_NL: np.ndarray, given: Tensor) -> Tensor:
-    return torch.from_numpy(vectors_NL).to(given.device)
