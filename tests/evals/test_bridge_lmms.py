@@ -122,7 +122,7 @@ def test_the_command_gives_the_answers_of_the_model(tmp_path: Path) -> None:
     assert len(set(answers)) > 4
     right = [answer == case.answers[0] for answer, case in zip(answers, cases, strict=True)]
     assert figure == pytest.approx(np.mean(right))
-    assert shown.count("sensorium leaves these options of tasks out: image_aspect_ratio") == 1
+    assert shown.count("sensorium: leaves these options of tasks out: image_aspect_ratio") == 1
 
 
 @pytest.mark.slow
@@ -275,6 +275,19 @@ def test_every_form_of_a_sound_is_the_same_sound(tmp_path: Path) -> None:
     assert isinstance(chat_part({"type": "video", "url": {"array": wave, "sampling_rate": 24_000}}), sm.Audio)
 
 
+def test_sounds_that_are_too_long_are_counted(folder: Path) -> None:
+    said: list[str] = []
+    handler = logger.add(said.append, format="{message}")
+    model = ChatModel(str(folder), max_new_tokens=1)
+    sounds = [
+        {"type": "audio", "url": {"bytes": tone(n, s), "path": "a.wav"}}
+        for n, s in ((1, 2.5), (2, 3), (3, 9))
+    ]
+    model.generate_until(requests_of(model, [[sounds[0]], [sounds[1], sounds[2]]]))
+    logger.remove(handler)
+    assert said == ["sensorium: of 2 sounds it hears the first 2.56 s: they are longer\n"]
+
+
 def test_pictures_and_videos(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(clip())
     square("red").save(tmp_path / "red.png")
@@ -316,7 +329,6 @@ def test_what_cannot_be_read_names_the_task_and_the_sample(
         ({"batch_size": "auto"}, "batch_size is 'auto'; expected a number"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"pretrained": "nowhere"}, "no model folder at nowhere"),
-        ({"weights": "int3"}, "int3"),
     ],
 )
 def test_wrong_model_args_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -14,7 +14,7 @@ from PIL import Image as pillow
 
 from sensorium.generate.interface import load
 from sensorium.generate.prompt import Prompt
-from sensorium.generate.runtime import Weights
+from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
 from sensorium.media.parts import Audio, Image, Video
 
 try:
@@ -40,17 +40,15 @@ OPTIONS = {
 }
 
 
-class ChatModel(lmms):  # type: ignore[misc]
+class ChatModel(lmms):
     """``lmms_eval --model sensorium --model_args pretrained=FOLDER``.
 
     Args:
         pretrained: as ``sensorium.load`` takes it.
         batch_size: prompts answered together; each answer is what it would be alone.
         device: "cpu", "cuda".
-        weights: as ``sensorium.load`` takes it.
         max_new_tokens: of answers to tasks that name no length.
         seed: of answers that are drawn; the n-th repetition of a question adds n.
-        max_batch_size: lmms-eval gives it to every model; there is nothing to try here.
 
     Raises:
         FileNotFoundError, ValueError: there is no such model, or an argument is wrong.
@@ -63,19 +61,20 @@ class ChatModel(lmms):  # type: ignore[misc]
         pretrained: str = "starter",
         batch_size: int | str = 1,
         device: str = "cpu",
-        weights: Weights = "float32",
         max_new_tokens: int = 256,
         seed: int = 0,
-        max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"batch_size is {batch_size!r}; expected a number of prompts, at least 1")
-        self._model = load(str(pretrained), weights=weights)
+        self._model = load(str(pretrained))
         self._model.model.to(device)
         self.device, self.batch_size = device, int(batch_size)
         self.max_new_tokens, self.seed = max_new_tokens, seed
         self._warned: set[str] = set()
+        audio = self._model.config.model.modalities.get("audio")
+        self._max_sound_s = audio.max_size[0] * HOP_LENGTH / SAMPLE_RATE if audio else 0.0
+        self._num_cut = 0
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
         """Answers in the order of the requests, with their numbers of tokens."""
@@ -93,6 +92,8 @@ class ChatModel(lmms):  # type: ignore[misc]
                     )
                     results.append(GenerationResult(text=answer.text, token_counts=counts))
                 bar.update(len(batch))
+        if self._num_cut:
+            _warn(f"of {self._num_cut} sounds it hears the first {self._max_sound_s:.2f} s: they are longer")
         return results
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -126,10 +127,21 @@ class ChatModel(lmms):  # type: ignore[misc]
         """The arguments of a request -> prompt and options."""
         _, doc_to_messages, options, doc_id, task, split = args
         messages = [
-            {"role": message["role"], "content": [chat_part(part) for part in message["content"]]}
+            {
+                "role": message["role"],
+                "content": [self._heard(chat_part(part)) for part in message["content"]],
+            }
             for message in doc_to_messages(self.task_dict[task][split][doc_id])
         ]
         return messages, options
+
+    def _heard(self, part: Any) -> Any:
+        """The part; a sound is decoded, and counted where the model takes its beginning only."""
+        if not isinstance(part, Audio):
+            return part
+        wave = part.waveform()
+        self._num_cut += wave.size > self._max_sound_s * SAMPLE_RATE
+        return Audio((wave, SAMPLE_RATE))
 
     def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a task -> options of ``Model.request``; what we do not have is said once."""
@@ -145,9 +157,7 @@ class ChatModel(lmms):  # type: ignore[misc]
         if given.pop("num_beams", 1) != 1:
             given["num_beams over 1"] = True
         if unknown := given.keys() - self._warned:
-            from loguru import logger
-
-            logger.warning(f"sensorium leaves these options of tasks out: {', '.join(sorted(unknown))}")
+            _warn(f"leaves these options of tasks out: {', '.join(sorted(unknown))}")
             self._warned |= unknown
         stop = [text for text in ([stop] if isinstance(stop, str) else stop) if text]
         return {"max_tokens": self.max_new_tokens, "seed": self.seed, "stop": stop, **taken}
@@ -160,7 +170,10 @@ class SimpleModel(ChatModel):
 
     def _read(self, args: tuple[Any, ...]) -> tuple[Prompt, Mapping[str, Any]]:
         words, options, doc_to_visual, doc_id, task, split = args
-        media = [part_of(medium) for medium in doc_to_visual(self.task_dict[task][split][doc_id]) or ()]
+        media = [
+            self._heard(part_of(medium))
+            for medium in doc_to_visual(self.task_dict[task][split][doc_id]) or ()
+        ]
         return [{"role": "user", "content": [*media, words]}], options
 
 
@@ -202,7 +215,7 @@ def part_of(medium: Any, kind: str = "") -> Image | Audio | Video:
         name, kind = str(medium.get("path") or medium.get("url") or ""), medium.get("type", kind)
         medium = medium.get("bytes") or name
     else:
-        name = medium if isinstance(medium, str | Path) else ""
+        name = str(medium) if isinstance(medium, str | Path) else ""
     kind = SUFFIXES.get(Path(name).suffix.lower(), kind or "video")
     if not isinstance(medium, str | Path | bytes) or not medium or kind not in PARTS:
         raise ValueError(
@@ -211,6 +224,12 @@ def part_of(medium: Any, kind: str = "") -> Image | Audio | Video:
         )
     part: Image | Audio | Video = PARTS[kind](medium)
     return part
+
+
+def _warn(what: str) -> None:
+    from loguru import logger
+
+    logger.warning(f"sensorium: {what}")
 
 
 def _sound(samples: Any, sample_rate: int) -> Audio:
