@@ -122,6 +122,8 @@ def test_vectors_are_those_of_embed() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         ClipModel(small_model()).tokenizer(["a dog", ""])
+    with pytest.raises(ValueError, match=r"shape \(3, 224, 224\); expected \(3, 16, 16\): use the transform"):
+        ClipModel(small_model()).encode_image(torch.zeros(1, 3, 224, 224))
     with pytest.raises(FileNotFoundError, match="no model folder at nowhere"):
         load_clip("nowhere")
     blind = small_model()

@@ -58,8 +58,17 @@ class ClipModel:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING)
 
     def encode_image(self, images_NCHW: Tensor) -> Tensor:
-        """Pictures as ``transform`` makes them -> unit vectors, float32 ``[N, latent_dim]``, on the same device."""
-        grid = self.image.max_grid
+        """Pictures as ``transform`` makes them -> unit vectors, float32 ``[N, latent_dim]``, on the same device.
+
+        Raises:
+            ValueError: pictures of another size: made by another model's transform.
+        """
+        grid, shape = self.image.max_grid, (self.image.channels, *self.image.max_size)
+        if images_NCHW.shape[1:] != shape:
+            raise ValueError(
+                f"pictures of shape {tuple(images_NCHW.shape[1:])}; expected {shape}: use the transform that load_clip "
+                "returns"
+            )
         arrays = images_NCHW.float().cpu().numpy()
         return self._embed([MediaSegment("image", array, grid) for array in arrays], images_NCHW)
 
@@ -76,16 +85,12 @@ class ClipModel:
 
 
 def load_clip(
-    pretrained: str | Path = "starter",
-    device: str | torch.device = "cpu",
-    model_name: str = "",
-    cache_dir: str | None = None,
+    pretrained: str | Path = "starter", device: str | torch.device = "cpu"
 ) -> tuple[ClipModel, Callable[[pillow.Image], Tensor], Callable[[Sequence[str]], Tensor]]:
     """A model, its transform and its tokenizer, as the loaders of CLIP_benchmark return them.
 
     Args:
         pretrained: as ``sensorium.load`` takes it.
-        model_name, cache_dir: CLIP_benchmark gives them to every loader; a folder needs neither.
 
     Raises:
         FileNotFoundError, ValueError: there is no such model, or it reads no pictures.
