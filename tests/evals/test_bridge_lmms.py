@@ -312,6 +312,7 @@ def test_pictures_and_videos(tmp_path: Path) -> None:
         ({"type": "video", "url": {"path": None}}, "expected a picture"),
         ({"type": "video", "url": "a.mp4", "start_time": 2.0}, "a piece of a video"),
         ({"type": "video", "url": {"video_start": 1, "path": "a.mp4"}}, "a piece of a video"),
+        (words("long " * 2000), "the prompt has 10001 tokens"),
         ({"type": "video", "url": "nowhere.wav"}, "no such sound file.*add --force_simple"),
     ],
 )

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image as pillow
 
 from sensorium.generate.interface import load
+from sensorium.generate.job import Job
 from sensorium.generate.prompt import Prompt
 from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
 from sensorium.media.parts import Audio, Image, Video
@@ -85,8 +86,9 @@ class ChatModel(lmms):
         with tqdm(total=len(requests), disable=self.rank != 0, desc="Model Responding") as bar:
             for start in range(0, len(requests), self.batch_size):
                 batch = requests[start : start + self.batch_size]
-                answers = self._model.engine.generate([self._request(request, asked) for request in batch])
-                for answer in answers:
+                prepared = [self._prepare(request, asked) for request in batch]
+                handles = [self._model.engine.queue(jobs) for jobs in prepared]
+                for (answer,) in [handle.results() for handle in handles]:
                     counts = TokenCounts(
                         input_tokens=answer.num_prompt_tokens, output_tokens=len(answer.token_ids)
                     )
@@ -107,14 +109,15 @@ class ChatModel(lmms):
         """Refused: rounds are for models that call tools."""
         raise NotImplementedError("this task talks in several rounds with tools; take one that asks once")
 
-    def _request(self, request: Any, asked: Counter[tuple[Any, ...]]) -> Any:
+    def _prepare(self, request: Any, asked: Counter[tuple[Any, ...]]) -> list[Job]:
+        """What the engine queues; an error names the task and the sample."""
         *_, doc_id, task, split = request.args
         try:
             prompt, options = self._read(request.args)
             taken = self._options(options)
             taken["seed"] += asked[task, split, doc_id, request.idx]
             asked[task, split, doc_id, request.idx] += 1
-            return self._model.request(prompt, "text", **taken)
+            return self._model.engine.prepare(self._model.request(prompt, "text", **taken))
         except FileNotFoundError as error:
             hint = (
                 "" if self.is_simple else "; where the data set itself holds the medium, add --force_simple"
