@@ -52,6 +52,14 @@ class Report:
         """A paragraph."""
         self.parts.append(f'<p class="note">{html.escape(text)}</p>')
 
+    def links(self, pages: Iterable[tuple[str, str]]) -> None:
+        """(Address, name) of other pages."""
+        items = "".join(
+            f'<li><a href="{html.escape(address, quote=True)}">{html.escape(name)}</a></li>'
+            for address, name in pages
+        )
+        self.parts.append(f"<ul>{items}</ul>")
+
     def table(self, caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """A table whose first column names the row."""
         head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
@@ -127,9 +135,10 @@ def write_evaluation(evaluation: Evaluation, path: Path, *, num_shown: int = NUM
     """
     about, results = evaluation.about, evaluation.results
     report = Report(f"Evaluation: {about['suite']} of {about['model']} on {about['data']}")
+    asked = f"prompt {about['prompt']!r}" if about["prompt"] else "each sample's own prompt"
     report.text(
         f"{about['cases']} samples of the split {about['split']} (hash {about['data_hash']}), weights {about['weights']}, "
-        f"seed {about['seed']}, prompt {about['prompt']!r}, texts compared by: {results[0].normalizer}. Brackets hold "
+        f"seed {about['seed']}, {asked}, compared: {results[0].normalizer}. Brackets hold "
         "95% bootstrap intervals; beside a baseline, of the value minus that baseline's on the same samples."
     )
     for note in about["notes"]:

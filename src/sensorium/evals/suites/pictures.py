@@ -104,7 +104,7 @@ def _named(
     of_real_TT = own("real")[it.first_T] @ texts_TL.T
     order = shuffled(range(len(it.texts)), run.options.seed)
     others = {
-        "real pictures": recall_per_query(of_real_TT, it.right_TM.T[it.first_T], 1),
+        "ceiling: real pictures": recall_per_query(of_real_TT, it.right_TM.T[it.first_T], 1),
         "chance": recall_per_query(np.zeros_like(similarity_TT), it.same_TT, 1),
         CONTROL: recall_per_query(similarity_TT[order], it.same_TT, 1),
     }
@@ -131,7 +131,7 @@ def _nearest_real(run: Run, it: _Drawn, name: str, view: Callable[[str], np.ndar
     if shared:
         numbers, rows = (list(column) for column in zip(*shared, strict=True))
         of_known = recall_per_query(_nearness(view("known")[numbers], view("real")), it.right_TM[rows], 1)
-        beside[f"other real pictures of the same (n {len(shared)})"] = float(of_known.mean())
+        beside[f"ceiling: other real pictures of the same (n {len(shared)})"] = float(of_known.mean())
     return run.result(
         f"nearest real picture is right, {name}",
         recall_per_query(similarity_TM, it.right_TM, 1),

@@ -1,14 +1,15 @@
 """Questions with short answers, also those about regions of an MRI: right or not, and whether confidence is deserved."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sensorium.evals.baselines import Baseline, Blind, Example, Majority, best_options, shuffled
 from sensorium.evals.cases import Case, Part, is_answered_in, question_cases
-from sensorium.evals.metrics.answers import exact_match, vqa_accuracy
+from sensorium.evals.metrics.answers import exact_match, vqa_accuracy, vqa_normalize
 from sensorium.evals.metrics.calibration import calibration
+from sensorium.evals.metrics.regions import box_in, box_iou, box_words
 from sensorium.evals.results import Result
 from sensorium.evals.runner import CONTROL, Run, Scored, Table
 
@@ -17,8 +18,24 @@ BLIND = "blind (media removed)"
 _BARS = 20
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """Questions with what was answered to them, seeing and blind."""
+
+    results: list[Result]
+    cases: list[Case]
+    answers: list[str]
+    blind: list[str]
+    shown: list[Scored]
+
+
 def run_vqa(run: Run) -> tuple[list[Result], list[Scored]]:
     """Answers beside those of the blind model, of chance and of who only knows the training answers."""
+    found = _answered(run)
+    return found.results, found.shown
+
+
+def _answered(run: Run) -> _Answered:
     cases = question_cases(run.rows)
     template = run.options.prompt
     seen = {f"seen {case.id}": asked(case, template) for case in cases}
@@ -44,13 +61,18 @@ def run_vqa(run: Run) -> tuple[list[Result], list[Scored]]:
         given = best_options(rival.scores(run.known, examples, options), options)
         others[rival.name] = scores(given, truths)
     others[CONTROL] = scores(answers, shuffled(truths, run.options.seed))
+    num_new = sum(not {*map(vqa_normalize, case.answers)} & {*map(vqa_normalize, options)} for case in cases)
+    if num_new:
+        run.notes.append(
+            f"{num_new} of {len(cases)} questions have an answer that occurs nowhere in what baselines may learn from"
+        )
     name = "VQA accuracy" if humans else "exact match"
     groups = [case.media_key for case in cases]
     results = [run.result(name, ours, others, normalizer=NORMALIZER, groups=groups)]
     results += _of_each_kind(run, name, ours, others, groups)
     if confidence is not None:
         results += _calibrated(run, confidence, ours)
-    return results, _shown(cases, ours, answers, blind, confidence)
+    return _Answered(results, cases, answers, blind, _shown(cases, ours, answers, blind, confidence))
 
 
 def run_medical(run: Run) -> tuple[list[Result], list[Scored]]:
@@ -64,7 +86,34 @@ def run_medical(run: Run) -> tuple[list[Result], list[Scored]]:
             "suite edit takes them"
         )
     run.notes.append("this measures where regions are found in the pictures of the data, and is no diagnosis")
-    return run_vqa(replace(run, rows=rows))
+    found = _answered(replace(run, rows=rows))
+    return [*found.results, *_overlaps(run, found)], found.shown
+
+
+def _overlaps(run: Run, found: _Answered) -> list[Result]:
+    """How far the boxes that are told overlap the right ones, of the questions whose answer tells one."""
+    wanted = [box_in(case.answers[0]) for case in found.cases]
+    places = [place for place, box in enumerate(wanted) if box is not None]
+    if not places:
+        return []
+
+    def overlaps(texts: Sequence[str]) -> np.ndarray:
+        return np.array([box_iou(box_in(texts[place]), wanted[place]) for place in places])
+
+    known = [box for example in run.known if (box := box_in(example.answer)) is not None]
+    middle = np.mean(known, axis=0) if known else np.array([25.0, 75.0, 25.0, 75.0])
+    constant = box_words((middle[0], middle[1], middle[2], middle[3]))
+    name = "the mean known box, always" if known else "the middle of the picture, always"
+    others = {
+        BLIND: overlaps(found.blind),
+        name: overlaps([constant] * len(wanted)),
+        CONTROL: overlaps(shuffled(found.answers, run.options.seed)),
+    }
+    groups = [found.cases[place].media_key for place in places]
+    how = "boxes as told in words, in percent of the picture"
+    return [
+        run.result("overlap of the box (IoU)", overlaps(found.answers), others, normalizer=how, groups=groups)
+    ]
 
 
 def asked(case: Case, template: str, *, blind: bool = False) -> tuple[Part, ...]:
