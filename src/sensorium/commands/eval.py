@@ -15,7 +15,6 @@ from sensorium.commands.parts import STARTER, open_model
 
 if TYPE_CHECKING:
     from sensorium.evals.judges import Judges
-    from sensorium.evals.results import Result
     from sensorium.evals.runner import ModelSubject, Options
 
 DESCRIPTION = """Ask a model what is in your data, and set the figures beside answers that need no model.
@@ -182,7 +181,7 @@ def _judges(chosen: Eval) -> "Judges":
 
 
 def _one(chosen: Eval, subject: "ModelSubject", options: "Options", judges: "Judges", out: Path) -> int:
-    from sensorium.evals.report import write_evaluation
+    from sensorium.evals.report import shown_baseline, shown_interval, shown_value, write_evaluation
     from sensorium.evals.results import save_results
     from sensorium.evals.suites import evaluate
 
@@ -194,7 +193,10 @@ def _one(chosen: Eval, subject: "ModelSubject", options: "Options", judges: "Jud
     write_evaluation(found, page)
     if chosen.json:
         return _print_json(figures)
-    _print_results(found.results)
+    for result in found.results:
+        print(f"{result.metric}: {shown_value(result, result.value)} {shown_interval(result)}, n {result.n}")
+        for other in result.baselines:
+            print(f"  {other}: {shown_baseline(result, other)}")
     if min(result.n for result in found.results) < FEW:
         print(f"note: fewer than {FEW} samples say little; see how wide the intervals are")
     for note in found.about["notes"]:
@@ -204,7 +206,8 @@ def _one(chosen: Eval, subject: "ModelSubject", options: "Options", judges: "Jud
 
 
 def _several(chosen: Eval, subject: "ModelSubject", options: "Options", judges: "Judges", out: Path) -> int:
-    from sensorium.evals.summary import run_selection, write_summary
+    from sensorium.evals.report import shown_baseline, shown_interval, shown_value
+    from sensorium.evals.summary import run_selection, strongest, write_summary
 
     done = run_selection(
         subject,
@@ -221,23 +224,17 @@ def _several(chosen: Eval, subject: "ModelSubject", options: "Options", judges: 
         return _print_json(figures)
     for name, found in done.evaluations.items():
         print(f"{name}: {found.about['cases']} samples of the split {found.about['split']}")
-        _print_results(found.results, indent="  ")
+        for result in found.results:
+            rival = strongest(result)
+            beside = "" if rival is None else f"; {rival}: {shown_baseline(result, rival)}"
+            value = f"{shown_value(result, result.value)} {shown_interval(result)}"
+            print(f"  {result.metric}: {value}, n {result.n}{beside}")
         for note in found.about["notes"]:
             print(f"  note: {note}")
     for what, why in done.left_out.items():
         print(f"left out: {what}: {why}")
     print(f"{figures}\n{page}")
     return 0
-
-
-def _print_results(results: "Sequence[Result]", indent: str = "") -> None:
-    from sensorium.evals.report import shown_baseline, shown_interval, shown_value
-
-    for result in results:
-        value = f"{shown_value(result, result.value)} {shown_interval(result)}"
-        print(f"{indent}{result.metric}: {value}, n {result.n}")
-        for other in result.baselines:
-            print(f"{indent}  {other}: {shown_baseline(result, other)}")
 
 
 def _print_json(path: Path) -> int:

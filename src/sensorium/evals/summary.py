@@ -11,9 +11,10 @@ from sensorium.evals.judges import Judges
 from sensorium.evals.report import Report, shown_baseline, shown_interval, shown_value, write_evaluation
 from sensorium.evals.results import Result, save_results
 from sensorium.evals.runner import Bar, Evaluation, Options, Subject, no_bar
-from sensorium.evals.suites import SUITES, check, evaluate
+from sensorium.evals.suites import SUITES, evaluate
 from sensorium.starter import starter_sources
 
+_OF_MAKING = ("num_steps", "guidance_scale")  # other suites do not take them
 # These show what can be reached or what means nothing, and are no rivals.
 _NO_RIVALS = ("ceiling", "control")
 _BUILD = "sensorium data build starter --only {source} --out data/starter"
@@ -48,7 +49,7 @@ SELECTIONS: dict[str, tuple[Part, ...]] = {
         # Concepts that training knows in a drawing style that it does not; then concepts that it does not know.
         Part(suite="retrieval", source="openmoji", split="train", known=_STYLES),
         Part(suite="retrieval", source="openmoji", known=_STYLES),
-        Part(suite="retrieval", source="scratch", modality="audio"),
+        Part(suite="retrieval", source="scratch", split="train", modality="audio"),
         Part(suite="asr", source="asterisk-en", modality="audio"),
         Part(suite="asr", source="asterisk-fr", modality="audio"),
         Part(suite="tts", source="asterisk-en", modality="audio"),
@@ -144,10 +145,10 @@ def run_selection(
             done.left_out[f"{part.suite} on {part.source}"] = why
             continue
         known = ",".join(place for name in part.known if (place := _place(name, folder)))
-        chosen = check(
-            part.suite,
-            replace(options, split=part.split, known=known, limit=options.limit or part.limit),
-        )
+        own: dict[str, Any] = {
+            name: getattr(options, name) if getattr(SUITES[part.suite], name) else 0 for name in _OF_MAKING
+        }
+        chosen = replace(options, split=part.split, known=known, limit=options.limit or part.limit, **own)
         found = evaluate(
             subject,
             part.suite,
@@ -176,7 +177,8 @@ def write_summary(done: Done, out: Path) -> tuple[Path, Path]:
     report.text(
         f"Data {about['data']}, weights {about['weights']}, seed {about['seed']}. Brackets hold 95% bootstrap intervals; "
         "beside the strongest rival that is neither a ceiling nor a control, of the value minus the rival's on the same "
-        "samples. The pages of the parts show every baseline, and the worst and best cases."
+        "samples. The pages of the parts show every baseline, and the worst and best cases. A part that ends in -train "
+        "asks for what training may have seen; the drawing style openmoji is in no recipe."
     )
     report.links((f"{name}.html", name) for name in done.evaluations)
     rows = [
@@ -184,7 +186,7 @@ def write_summary(done: Done, out: Path) -> tuple[Path, Path]:
         for name, found in done.evaluations.items()
         for result in found.results
     ]
-    header = ("part and metric", "value", "n", "better is", "strongest rival", "its value, and the margin")
+    header = ("part and metric", "value", "n", "better is", "strongest rival", "its value and the margin")
     report.table("All figures", header, rows)
     if done.left_out:
         report.table("Left out", ("part", "why"), done.left_out.items())
@@ -210,11 +212,11 @@ def strongest(result: Result) -> str | None:
 def _cells(result: Result) -> Sequence[str]:
     rival = strongest(result)
     return (
-        f"{shown_value(result, result.value)} {shown_interval(result)}",
+        f"{shown_value(result, result.value)}\n{shown_interval(result)}",
         str(result.n),
         "higher" if result.higher_is_better else "lower",
         rival or "",
-        "" if rival is None else shown_baseline(result, rival),
+        "" if rival is None else shown_baseline(result, rival, between="\n"),
     )
 
 
