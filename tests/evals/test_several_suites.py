@@ -48,7 +48,12 @@ def test_starter_runs_on_what_ships(here: Here, model_folder: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_all_takes_what_is_there(here: Here, model_folder: Path, tmp_path: Path) -> None:
+def test_all_takes_what_is_there(
+    here: Here, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the test of starter runs is left to it.
+    parts = tuple(part for part in SELECTIONS["all"] if part.suite not in ("retrieval", "asr"))
+    monkeypatch.setitem(SELECTIONS, "all", parts)
     full = tmp_path / "full"
     for name, rows in {
         "edits": edit_rows("test", 4),
@@ -61,14 +66,14 @@ def test_all_takes_what_is_there(here: Here, model_folder: Path, tmp_path: Path)
     done = here("eval", model_folder, "--suite", "all", "--data", "full", *SHORT, "--json")
     assert done.returncode == 0, done.stderr
     about = json.loads(done.stdout)["about"]
-    parts = about["parts"]
-    assert {"edit-edits", "video-fluent-animated", "medical-brain", "code-lucide", "vqa-easy-vqa"} <= {*parts}
-    assert parts["medical-brain"]["data"] == "full/brain"
-    assert parts["vqa-easy-vqa"]["data"] == "starter:easy-vqa"
-    asked = {(part.suite, part.source) for part in SELECTIONS["all"]}
-    assert len(parts) + len(about["left_out"]) == len(SELECTIONS["all"])
-    assert {"code on tabler", "asr on synthetic-speech"} <= {*about["left_out"]}
-    assert {tuple(name.split(" on ")) for name in about["left_out"]} <= asked
+    done_parts = about["parts"]
+    assert {"edit-edits", "video-fluent-animated", "medical-brain", "code-lucide", "vqa-easy-vqa"} <= {
+        *done_parts
+    }
+    assert done_parts["medical-brain"]["data"] == "full/brain"
+    assert done_parts["vqa-easy-vqa"]["data"] == "starter:easy-vqa"
+    assert len(done_parts) + len(about["left_out"]) == len(parts)
+    assert {"code on tabler", "tts on synthetic-speech", "edit on edits-openmoji"} <= {*about["left_out"]}
 
 
 @pytest.mark.slow

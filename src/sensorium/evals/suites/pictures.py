@@ -1,5 +1,6 @@
 """Pictures drawn from words: whether they show what was asked for, and how their set differs from real ones."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -172,7 +173,7 @@ def _sets(it: _Drawn, seed: int) -> dict[str, list[Image]]:
 
 def _own_features(run: Run, it: _Drawn) -> Callable[[str], np.ndarray]:
     sets = _sets(it, run.options.seed)
-    return _once(lambda which: run.embed({f"{which} {n}": part for n, part in enumerate(sets[which])}))
+    return _once(lambda which: run.embed(_keyed(f"own-{which}", sets[which])))
 
 
 def _judged_features(run: Run, it: _Drawn) -> Callable[[str], np.ndarray]:
@@ -181,11 +182,19 @@ def _judged_features(run: Run, it: _Drawn) -> Callable[[str], np.ndarray]:
 
     def features(which: str) -> np.ndarray:
         assert judge is not None
-        items = {f"{which}:{judge.fingerprint} {n}": part for n, part in enumerate(sets[which])}
+        items = _keyed(f"{which}:{judge.fingerprint}", sets[which])
         rows = run.judge("judging", items, lambda batch: [vector_to_json(row) for row in judge(batch)])
         return np.stack([vector_from_json(row) for row in rows])
 
     return _once(features)
+
+
+def _keyed(what: str, pictures: list[Image]) -> dict[str, Image]:
+    """Keys of answers that are kept: known pictures may be others the next time, so what they show is in the key."""
+    return {
+        f"{what} {number}-{hashlib.sha256(part.pixels().tobytes()).hexdigest()[:12]}": part
+        for number, part in enumerate(pictures)
+    }
 
 
 def _pixel_view(it: _Drawn, size: int) -> Callable[[str], np.ndarray]:
