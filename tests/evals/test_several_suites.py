@@ -20,7 +20,9 @@ from sensorium.evals.summary import SELECTIONS, strongest
 from tests.evals.rows import clip_rows, code_rows, edit_rows, region_rows
 
 Here = Callable[..., CompletedProcess[str]]
-SHORT = ("--limit", "3", "--num-resamples", "20", "--num-steps", "2", "--batch-size", "4")
+SHORT = (
+    *("--limit", "2", "--num-resamples", "20", "--max-tokens", "2", "--num-steps", "2", "--batch-size", "2"),
+)
 
 
 @pytest.mark.slow
@@ -30,7 +32,7 @@ def test_starter_runs_on_what_ships(here: Here, model_folder: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     embedded = {"easy-vqa", "openmoji", "scratch", "asterisk-en", "asterisk-fr", "noto"}
     names = [part.name for part in SELECTIONS["starter"] if part.source in embedded]
-    assert [m[1] for m in re.finditer(r"^(\S+): 3 samples of the split", done.stdout, re.M)] == names
+    assert [m[1] for m in re.finditer(r"^(\S+): 2 samples of the split", done.stdout, re.M)] == names
     left_out = ["edit on edits", "video on fluent-animated", "medical on brain", "code on lucide"]
     assert [
         m[1] for m in re.finditer(r"^left out: (.*?): there are no data; `sens", done.stdout, re.M)
@@ -80,7 +82,18 @@ def test_all_takes_what_is_there(
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_a_process_that_is_killed_loses_nothing(model_folder: Path, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "sensorium.cli", "eval", str(model_folder), "--suite", "image"]
-    line += ["--data", "starter:noto", "--limit", "24", "--batch-size", "2", "--num-resamples", "20"]
+    line += [
+        "--data",
+        "starter:noto",
+        "--limit",
+        "12",
+        "--num-steps",
+        "4",
+        "--batch-size",
+        "1",
+        "--num-resamples",
+        "20",
+    ]
 
     def run(out: str, *, kill: bool = False) -> bytes:
         process = subprocess.Popen([*line, "--out", out], cwd=tmp_path, stdout=subprocess.DEVNULL)

@@ -52,7 +52,7 @@ FEW = 30  # samples below which a figure is hardly one
 SEVERAL = ("starter", "all")
 FULL_DATA = "data/starter"
 # What each source of a selection has of its own.
-OF_ONE = ("split", "known", "prompt", "normalizer", "max_tokens")
+OF_ONE = ("split", "known", "prompt", "normalizer")
 LEAST = {"limit": 0, "seed": 0, "max_tokens": 1, "batch_size": 1, "num_resamples": 1, "num_steps": 1}
 
 

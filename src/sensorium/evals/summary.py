@@ -14,7 +14,7 @@ from sensorium.evals.runner import Bar, Evaluation, Options, Subject, no_bar
 from sensorium.evals.suites import SUITES, evaluate
 from sensorium.starter import starter_sources
 
-_OF_MAKING = ("num_steps", "guidance_scale")  # other suites do not take them
+_OF_SOME = ("max_tokens", "num_steps", "guidance_scale")  # other suites do not take them
 # These show what can be reached or what means nothing, and are no rivals.
 _NO_RIVALS = ("ceiling", "control")
 _BUILD = "sensorium data build starter --only {source} --out data/starter"
@@ -146,7 +146,7 @@ def run_selection(
             continue
         known = ",".join(place for name in part.known if (place := _place(name, folder)))
         own: dict[str, Any] = {
-            name: getattr(options, name) if getattr(SUITES[part.suite], name) else 0 for name in _OF_MAKING
+            name: getattr(options, name) if getattr(SUITES[part.suite], name) else 0 for name in _OF_SOME
         }
         chosen = replace(options, split=part.split, known=known, limit=options.limit or part.limit, **own)
         found = evaluate(
