@@ -10,6 +10,7 @@ import pytest
 
 from sensorium.cli import main
 from sensorium.evals.suites import SUITES
+from sensorium.evals.summary import SELECTIONS
 from tests.evals.rows import png
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
@@ -32,6 +33,8 @@ def test_the_commands_run(
     assert main(words) == 0
     shown = capsys.readouterr().out
     suite = words[words.index("--suite") + 1]
+    num_pages = len(list((tmp_path / "evaluation").glob("*.html")))
+    assert num_pages == (9 if suite == "starter" else 1)
     figures = json.loads((tmp_path / "evaluation" / f"{suite}.json").read_text(encoding="utf-8"))
     assert (tmp_path / "evaluation" / f"{suite}.html").stat().st_size > 10_000
     if "--json" in words:
@@ -47,8 +50,10 @@ def test_the_commands_run(
 
 
 def test_every_suite_has_a_command_and_a_row() -> None:
-    assert {shlex.split(line)[shlex.split(line).index("--suite") + 1] for line in COMMANDS} == set(SUITES)
-    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.M)) == set(SUITES)
+    shown = {shlex.split(line)[shlex.split(line).index("--suite") + 1] for line in COMMANDS}
+    # The data of the others do not ship.
+    assert shown == {*SUITES, "starter"} - {"edit", "video", "medical", "code"}
+    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.M)) == {*SUITES, *SELECTIONS}
 
 
 def test_every_option_and_function_exists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +63,7 @@ def test_every_option_and_function_exists(capsys: pytest.CaptureFixture[str]) ->
     for option in {*re.findall(r"`(--[a-z-]+)", PAGE), *re.findall(r" (--[a-z-]+)", "\n".join(COMMANDS))}:
         assert re.search(rf"{option}\b", known), option
     named = re.findall(
-        r"`(answers|captions|speech|retrieval|generated|latency|drawing|calibration)\.(\w+)`", PAGE
+        r"`(answers|captions|speech|retrieval|generated|latency|drawing|calibration|regions)\.(\w+)`", PAGE
     )
     assert len(named) > 12
     for module, function in named:

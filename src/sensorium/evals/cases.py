@@ -14,13 +14,15 @@ from sensorium.evals.baselines import Example
 from sensorium.media.audio import log_mel
 from sensorium.media.image import resize_image
 from sensorium.media.modality import get_modality
-from sensorium.media.parts import Audio, Image
+from sensorium.media.parts import Audio, Image, Video
 
-Part = str | Image | Audio
+Medium = Image | Audio | Video
+Part = str | Medium
 Row = Mapping[str, Any]
 # A list of texts in `metadata`, as JSON: the answers of several people, further captions of one medium.
 ANSWERS, CAPTIONS = "answers", "captions"
 MEDIA_KINDS = ("image", "audio")
+_NAMES = {"image": "picture", "audio": "sound", "video": "video"}
 _NEIGHBOUR_PIXELS = 64
 _MAX_KNOWN = 4000
 
@@ -43,8 +45,8 @@ class Case:
     media_key: str
 
     @property
-    def media(self) -> tuple[Image | Audio, ...]:
-        """Pictures and sounds of the prompt."""
+    def media(self) -> tuple[Medium, ...]:
+        """Pictures, sounds and videos of the prompt."""
         return tuple(part for part in self.prompt if not isinstance(part, str))
 
     @property
@@ -113,11 +115,45 @@ def speech_cases(rows: Iterable[Row], prompt: str) -> list[Case]:
     cases = []
     for row in rows:
         if not row.get("audio") or row.get("text") is None:
-            raise ValueError(f"sample {row['id']!r} has no audio with text; the suite asr needs both")
+            raise ValueError(f"sample {row['id']!r} has no audio with text; this suite needs both")
         sound = _part("audio", row["audio"], row["id"])
         words = (prompt,) if prompt else ()
         cases.append(Case(row["id"], (sound, *words), (row["text"],), prompt, _key([row["audio"]])))
     return cases
+
+
+@dataclass(frozen=True)
+class EditCase:
+    """A picture, what is to be done to it, and what should come out."""
+
+    id: str
+    prompt: tuple[Part, ...]
+    source: Image
+    wanted: Image
+    instruction: str
+    kind: str
+
+
+def edit_cases(rows: Iterable[Row]) -> list[EditCase]:
+    """Rows of a picture and an instruction whose answer is a picture; ``metadata.operation`` is the kind.
+
+    Raises:
+        ValueError: a row is none of these.
+    """
+    found = []
+    for row in rows:
+        prompt, answer, _ = _first_turn(row)
+        sources = [part for part in prompt if isinstance(part, Image)]
+        wanted = [part for part in answer if isinstance(part, Image)]
+        words = " ".join(part for part in prompt if isinstance(part, str) and part.strip())
+        if not (sources and wanted and words):
+            raise ValueError(
+                f"sample {row['id']!r} is no picture with an instruction and a picture as the answer; the suite edit "
+                "needs these as messages"
+            )
+        kind = (row.get("metadata") or {}).get("operation", "")
+        found.append(EditCase(row["id"], prompt, sources[-1], wanted[0], words, kind))
+    return found
 
 
 @dataclass(frozen=True)
@@ -130,7 +166,7 @@ class Gallery:
         pairs: (media key, text). concepts: concept -> media keys and texts of its samples.
     """
 
-    media: dict[str, Image | Audio]
+    media: dict[str, Medium]
     ids: dict[str, str]
     texts: dict[str, int]
     pairs: set[tuple[str, str]]
@@ -147,15 +183,16 @@ class Gallery:
         return found
 
 
-def gallery(rows: Iterable[Row]) -> Gallery:
+def gallery(rows: Iterable[Row], kinds: Sequence[str] = MEDIA_KINDS) -> Gallery:
     """Media with their texts, and with those in ``metadata.captions``; the same bytes are one medium."""
     found = Gallery({}, {}, {}, set(), {})
     for row in rows:
-        kind, texts = _kind(row), [row["text"]] if row.get("text") else []
+        kind, texts = _kind(row, kinds), [row["text"]] if row.get("text") else []
         texts += _listed(row, CAPTIONS)
         if kind is None or not texts:
             raise ValueError(
-                f"sample {row['id']!r} has no picture or sound with text; the suite retrieval needs both"
+                f"sample {row['id']!r} has no {' or '.join(_NAMES[kind] for kind in kinds)} with text; this suite needs "
+                "both"
             )
         key = _key([row[kind]])
         found.media.setdefault(key, _part(kind, row[kind], row["id"]))
@@ -201,8 +238,32 @@ def known_media(rows: Iterable[Row], kinds: Sequence[str] = MEDIA_KINDS) -> list
     return [Example(row["text"], signal=signal_of(_part(kind, row[kind], row["id"]))) for kind, row in kept]
 
 
-def signal_of(part: Image | Audio) -> np.ndarray:
-    """What neighbours are found by: a picture of 64 x 64 pixels, or a log-mel."""
+def known_answers(rows: Iterable[Row]) -> list[Example]:
+    """What a neighbour can learn of questions: their first picture and their answer, at most 4,000, evenly spread."""
+    answered = [row for row in rows if is_answered_in(row, "text") and row.get("images")]
+    kept = answered[:: max(1, -(-len(answered) // _MAX_KNOWN))]
+    cases = [_question(row) for row in kept]
+    return [Example(case.answers[0], case.question, signal_of(case.media[0])) for case in cases if case.media]
+
+
+def is_answered_in(row: Row, kind: str) -> bool:
+    """Whether a row is a question whose first answer is a text, or is an image."""
+    answer: Sequence[Mapping[str, Any]] = next(
+        (m["content"] for m in row.get("messages") or () if m["role"] == "assistant"), ()
+    )
+    return any(part["type"] == kind for part in answer)
+
+
+def middle_frame(video: Video) -> Image:
+    """The frame in the middle of a video."""
+    frames, _ = video.frames()
+    return Image(frames[len(frames) // 2])
+
+
+def signal_of(part: Medium) -> np.ndarray:
+    """What neighbours are found by: a picture of 64 x 64 pixels (of a video the middle frame), or a log-mel."""
+    if isinstance(part, Video):
+        part = middle_frame(part)
     if isinstance(part, Image):
         return resize_image(part.pixels(), _NEIGHBOUR_PIXELS, _NEIGHBOUR_PIXELS)
     return log_mel(part.waveform())
@@ -221,29 +282,36 @@ def fingerprint(rows: Iterable[Row]) -> str:
 
 
 def _question(row: Row) -> Case:
-    messages = row.get("messages") or []
-    first = next((n for n, message in enumerate(messages) if message["role"] == "assistant"), 0)
-    said = [p["text"] for p in messages[first]["content"] if p["type"] == "text"] if first else []
+    prompt, answer, used = _first_turn(row)
+    said = [part for part in answer if isinstance(part, str)]
     if not said:
         raise ValueError(
-            f"sample {row['id']!r} holds no question with a text answer; the suite vqa needs messages"
+            f"sample {row['id']!r} holds no question with a text answer; this suite needs messages"
         )
-    waiting = {kind: list(row.get(column) or ()) for kind, column in MEDIA_LISTS.items()}
-    prompt: list[Part] = []
-    used: list[Mapping[str, Any]] = []
-    for part in (part for message in messages[:first] for part in message["content"]):
-        if part["type"] == "text":
-            prompt.append(part["text"])
-        else:
-            used.append(waiting[part["type"]].pop(0))
-            prompt.append(_part(part["type"], used[-1], row["id"]))
     question = " ".join(part for part in prompt if isinstance(part, str) and part)
     if not question.strip():
-        raise ValueError(
-            f"sample {row['id']!r} has no words before its answer; the suite vqa needs a question"
-        )
+        raise ValueError(f"sample {row['id']!r} has no words before its answer; this suite needs a question")
     answers = _listed(row, ANSWERS) or ["".join(said)]
-    return Case(row["id"], tuple(prompt), tuple(answers), question, _key(used) if used else row["id"])
+    return Case(row["id"], prompt, tuple(answers), question, _key(used) if used else row["id"])
+
+
+def _first_turn(row: Row) -> tuple[tuple[Part, ...], tuple[Part, ...], list[Mapping[str, Any]]]:
+    """Parts before the first answer, its own, and the media of the former as they are stored."""
+    messages = row.get("messages") or []
+    first = next((n for n, message in enumerate(messages) if message["role"] == "assistant"), 0)
+    waiting = {kind: list(row.get(column) or ()) for kind, column in MEDIA_LISTS.items()}
+    used: list[Mapping[str, Any]] = []
+
+    def read(part: Mapping[str, Any]) -> Part:
+        if part["type"] == "text":
+            return str(part["text"])
+        used.append(waiting[part["type"]].pop(0))
+        return _part(part["type"], used[-1], row["id"])
+
+    prompt = tuple(read(part) for message in messages[:first] for part in message["content"])
+    num_used = len(used)
+    answer = tuple(read(part) for part in messages[first]["content"]) if first else ()
+    return prompt, answer, used[:num_used]
 
 
 def _kind(row: Row, kinds: Sequence[str] = MEDIA_KINDS) -> str | None:
@@ -268,11 +336,9 @@ def _listed(row: Row, name: str) -> list[str]:
 
 
 def _part(kind: str, medium: Mapping[str, Any], sample_id: str) -> Any:
-    if kind == "video":
-        raise ValueError(f"sample {sample_id!r} holds a video; the suites take pictures and sounds")
     if not medium.get("bytes"):
         raise ValueError(f"sample {sample_id!r}: a medium has no bytes; import the data again")
-    return get_modality(kind).part(medium["bytes"])
+    return Video(medium["bytes"]) if kind == "video" else get_modality(kind).part(medium["bytes"])
 
 
 def _key(media: Sequence[Mapping[str, Any]]) -> str:

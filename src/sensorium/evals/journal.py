@@ -3,11 +3,15 @@
 import base64
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sensorium.media.audio import encode_wav
+from sensorium.media.image import encode_png
+from sensorium.media.parts import Audio, Image
 
 
 class Journal:
@@ -54,7 +58,7 @@ class Journal:
 
     def fill(
         self,
-        items: dict[str, Any],
+        items: Mapping[str, Any],
         make: Callable[[list[Any]], Sequence[Any]],
         *,
         batch_size: int,
@@ -92,6 +96,19 @@ def vector_to_json(vector_L: np.ndarray) -> str:
 def vector_from_json(text: str) -> np.ndarray:
     """Undo ``vector_to_json``: float32 ``[L]``."""
     return np.frombuffer(base64.b64decode(text), "<f4")
+
+
+def part_to_json(part: Image | Audio) -> str:
+    """A picture as PNG, or a sound as WAV of 16 bits, as text."""
+    if isinstance(part, Image):
+        return f"png:{base64.b64encode(encode_png(part.pixels())).decode()}"
+    return f"wav:{base64.b64encode(encode_wav(part.waveform())).decode()}"
+
+
+def part_from_json(text: str) -> Image | Audio:
+    """Undo ``part_to_json``."""
+    kind, _, data = text.partition(":")
+    return (Image if kind == "png" else Audio)(base64.b64decode(data))
 
 
 def _made(keys: list[str], items: list[Any], make: Callable[[list[Any]], Sequence[Any]]) -> Sequence[Any]:

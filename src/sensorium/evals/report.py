@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as pillow
 
+from sensorium.evals.cases import Medium
 from sensorium.evals.results import Result
 from sensorium.evals.runner import Evaluation, Scored
 from sensorium.media.audio import SAMPLE_RATE, encode_wav, log_mel, normalize_mel
 from sensorium.media.image import encode_png
-from sensorium.media.parts import Audio, Image
+from sensorium.media.parts import Image, Video
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
@@ -26,10 +27,13 @@ ul.cases{list-style:none;padding:0;display:grid;grid-template-columns:repeat(aut
 ul.cases>li{border:1px solid #bbb;border-radius:.4rem;padding:.8rem}ul.cases p{margin:0}ul.cases h3{margin:0 0 .5rem;font-size:1rem;
 overflow-wrap:anywhere}ul.cases img{display:block;max-width:100%;min-width:6rem;image-rendering:pixelated}
 ul.cases img.sound{width:100%;height:7rem}ul.cases audio{width:100%;margin-top:.3rem}dl{margin:.5rem 0 0;display:grid;grid-template-columns:auto 1fr;gap:.1rem .7rem}
+ul.cases .media{display:flex;flex-wrap:wrap;gap:.4rem}ul.cases .media figure{flex:1 1 4.5rem;width:auto;max-width:10rem}
+ul.cases .media figure.wide{flex-basis:100%;max-width:none}ul.cases .media figure img{min-width:0}
 dt{color:#444}dd{margin:0;overflow-wrap:anywhere}
 """
 NUM_SHOWN = 12
 _MAX_SIDE = 160
+_SHARES, _TENTHS = ("", "%", "rate"), ("rank", "dB", "edits")
 _MAX_SHOWN_S = 12.0
 
 
@@ -47,6 +51,14 @@ class Report:
     def text(self, text: str) -> None:
         """A paragraph."""
         self.parts.append(f'<p class="note">{html.escape(text)}</p>')
+
+    def links(self, pages: Iterable[tuple[str, str]]) -> None:
+        """(Address, name) of other pages."""
+        items = "".join(
+            f'<li><a href="{html.escape(address, quote=True)}">{html.escape(name)}</a></li>'
+            for address, name in pages
+        )
+        self.parts.append(f"<ul>{items}</ul>")
 
     def table(self, caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """A table whose first column names the row."""
@@ -86,7 +98,7 @@ class Report:
         """Cases with all that they are made of."""
         cards = "".join(
             f"<li><h3>{html.escape(case.id)}: {html.escape(case.verdict)}</h3>"
-            + "".join(_shown(part, case) for part in case.media)
+            + f'<div class="media">{"".join(_media(case))}</div>'
             + "<dl>"
             + "".join(
                 f"<dt>{html.escape(what)}</dt><dd>{html.escape(text) or '(nothing)'}</dd>"
@@ -123,9 +135,10 @@ def write_evaluation(evaluation: Evaluation, path: Path, *, num_shown: int = NUM
     """
     about, results = evaluation.about, evaluation.results
     report = Report(f"Evaluation: {about['suite']} of {about['model']} on {about['data']}")
+    asked = f"prompt {about['prompt']!r}" if about["prompt"] else "each sample's own prompt"
     report.text(
         f"{about['cases']} samples of the split {about['split']} (hash {about['data_hash']}), weights {about['weights']}, "
-        f"seed {about['seed']}, prompt {about['prompt']!r}, texts compared by: {results[0].normalizer}. Brackets hold "
+        f"seed {about['seed']}, {asked}, compared: {results[0].normalizer}. Brackets hold "
         "95% bootstrap intervals; beside a baseline, of the value minus that baseline's on the same samples."
     )
     for note in about["notes"]:
@@ -143,9 +156,11 @@ def write_evaluation(evaluation: Evaluation, path: Path, *, num_shown: int = NUM
         ]
         lower = sorted({r.unit for r in results if tuple(r.baselines) == names and not r.higher_is_better})
         what = "Figures beside their baselines" + (
-            f"; of a {' and a '.join(lower)} lower is better" if lower else ""
+            f"; of {' and '.join(lower)} lower is better" if lower else ""
         )
         report.table(what, ("metric", "value", "n", *names), rows)
+    for table in evaluation.tables:
+        report.table(table.caption, table.header, table.rows)
     order = np.random.default_rng(about["seed"]).permutation(len(evaluation.scored))
     ranked = sorted((evaluation.scored[place] for place in order), key=lambda case: case.score)
     num_shown = min(num_shown, -(-len(ranked) // 2))
@@ -158,14 +173,19 @@ def write_evaluation(evaluation: Evaluation, path: Path, *, num_shown: int = NUM
 
 def shown_value(result: Result, value: float) -> str:
     """A value as people read it."""
-    return f"{value:.1f}" if result.unit == "rank" else f"{value:.1%}"
+    if result.unit in _SHARES:
+        return f"{value:.1%}"
+    return f"{value:.1f}" if result.unit in _TENTHS else f"{value:.3g}"
 
 
 def shown_baseline(result: Result, name: str, *, between: str = "  ") -> str:
     """A baseline, and how far the value is from it on the same samples."""
-    margin, places = result.margins[name], (1 if result.unit == "rank" else 100)
-    ends = (places * value for value in (margin.estimate, margin.low, margin.high))
-    difference, low, high = (f"{round(end, 1) + 0.0:+.1f}" for end in ends)
+    margin = result.margins.get(name)
+    if margin is None:
+        return shown_value(result, result.baselines[name])
+    times, digits = (100, 1) if result.unit in _SHARES else (1, 1 if result.unit in _TENTHS else 3)
+    ends = (times * value for value in (margin.estimate, margin.low, margin.high))
+    difference, low, high = (f"{round(end, digits) + 0.0:+.{digits}f}" for end in ends)
     return f"{shown_value(result, result.baselines[name])}{between}{difference} [{low}, {high}]"
 
 
@@ -179,16 +199,34 @@ def shown_interval(result: Result) -> str:
     """An interval in brackets."""
     interval = result.interval
     if interval is None:
-        return "[no interval]"
+        return "[of the whole set]"
     return f"[{shown_value(result, interval.low)}, {shown_value(result, interval.high)}]"
 
 
-def _shown(part: Image | Audio, case: Scored) -> str:
+def _media(case: Scored) -> list[str]:
+    """The media of a case as HTML, each with its label."""
+    labels = case.labels or ("",) * len(case.media)
+    found = []
+    for part, label in zip(case.media, labels, strict=True):
+        caption = f"<figcaption>{html.escape(label)}</figcaption>" if label else ""
+        size = ' class="wide"' if _is_wide(part) else ""
+        found.append(f"<figure{size}>{_shown(part, case)}{caption}</figure>")
+    return found
+
+
+def _is_wide(part: Medium) -> bool:
+    """A sound, and a strip of frames, take a whole line."""
+    return not isinstance(part, Image) or part.pixels().shape[1] > 3 * part.pixels().shape[0]
+
+
+def _shown(part: Medium, case: Scored) -> str:
     """A medium of a case as HTML."""
+    if isinstance(part, Video):
+        part = Image(part.frames()[0][0])
     about = html.escape("; ".join(f"{what}: {text}" for what, text in case.lines)[:300], quote=True)
     if isinstance(part, Image):
         small = pillow.fromarray(part.pixels())
-        small.thumbnail((_MAX_SIDE, _MAX_SIDE))
+        small.thumbnail((_MAX_SIDE * (5 if _is_wide(part) else 1), _MAX_SIDE))
         png = encode_png(np.asarray(small))
         return f'<img src="{_data_uri(png, "image/png")}" alt="picture of the case; {about}">'
     waveform = part.waveform()

@@ -122,8 +122,16 @@ class Job:
         if not self.is_done:
             self.is_done = True
             self.answer.total_s = self.handle.engine.clock() - self.handle.submitted_s
-            stop_token = self.writer.stop_token if self.writer is not None else None
-            self.send(Finished(index=self.index, reason=reason, stop_token=stop_token, error=error))
+            ended = self.writer
+            self.send(
+                Finished(
+                    index=self.index,
+                    reason=reason,
+                    stop_token=None if ended is None else ended.stop_token,
+                    stop_logprob=None if ended is None else ended.stop_logprob,
+                    error=error,
+                )
+            )
 
     def send(self, event: Event) -> None:
         """Hand an event out."""

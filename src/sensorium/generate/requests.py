@@ -200,10 +200,12 @@ class Media(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Finished(Event):
-    """The last event of an answer. ``stop_token`` is the token that ended it, if one did."""
+    """The last event of an answer. ``stop_token`` is the token that ended it, if one did; with its log-probability
+    where those were asked for."""
 
     reason: FinishReason
     stop_token: int | None = None
+    stop_logprob: float | None = None
     error: BaseException | None = None
 
 
@@ -223,6 +225,7 @@ class Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
+    stop_logprob: float | None = None
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     queued_s: float = 0.0
@@ -247,6 +250,7 @@ class Answer:
             self.parts.append(event)
         elif isinstance(event, Finished):
             self.finish_reason, self.stop_token = event.reason, event.stop_token
+            self.stop_logprob = event.stop_logprob
 
 
 def check_known(options: Mapping[str, Any], *classes: type, more: Sequence[str] = ()) -> None:

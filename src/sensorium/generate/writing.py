@@ -89,6 +89,7 @@ class Writer:
         self.stream = TextStream(options.stop)
         self.num_tokens = 0
         self.stop_token: int | None = None  # that ended the answer; it is no part of it
+        self.stop_logprob: float | None = None
         self.seen_V: Tensor | None = None
         if options.repetition_penalty != 1:
             self.seen_V = torch.zeros_like(allowed_V)
@@ -126,6 +127,8 @@ class Writer:
         complete = self.constraint is not None and self.constraint.accept(token)
         if token in self.ends:
             self.stop_token = token
+            if len(self.logprobs) > len(self.token_ids):
+                self.stop_logprob = self.logprobs[-1].logprob
             self.logprobs = self.logprobs[: len(self.token_ids)]
             return self.stream.add(b"", last=True), "stop"
         self.num_tokens += 1
