@@ -251,9 +251,8 @@ def test_jpeg_is_decoded_no_larger_than_needed(orientation):
     large.save(buffer, "JPEG", quality=90, exif=exif)
     whole = decode_image(buffer.getvalue())
     part = decode_image(buffer.getvalue(), for_size=(64, 48))
-    assert part.shape == tuple(side // 2 for side in whole.shape[:2]) + (
-        3,
-    )  # at least twice 64 x 48, and less than 4x
+    # At least twice 64 x 48, and less than four times.
+    assert part.shape == (*(side // 2 for side in whole.shape[:2]), 3)
     difference = resize_image(part, 64, 48).astype(int) - resize_image(whole, 64, 48)
     assert np.abs(difference).mean() < 1
     # One that is hardly larger than needed is read as it is.
