@@ -120,6 +120,15 @@ def test_media_in_a_batch_are_what_each_is_alone(output: str) -> None:
             assert alone.waveform().shape == made.waveform().shape
 
 
+def test_the_autocast_of_a_caller_changes_nothing() -> None:
+    picture, answer = Image(np.full((16, 16, 3), 90, np.uint8)), MODEL.generate(PROMPTS[0], max_tokens=6)
+    vectors = MODEL.embed(["a dog", picture])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert MODEL.generate(PROMPTS[0], max_tokens=6) == answer
+        np.testing.assert_array_equal(MODEL.embed(["a dog", picture]), vectors)
+        MODEL.generate(PROMPTS[0], "image", num_steps=2)
+
+
 def test_embeddings_do_not_depend_on_the_batch() -> None:
     together = MODEL.embed(PROMPTS)
     assert together.shape == (4, 16)

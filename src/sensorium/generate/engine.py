@@ -8,7 +8,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -122,9 +123,15 @@ class Engine:
 
     # Running
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        # A caller's autocast would send matrices to kernels that do not know how ours are laid out.
+        with torch.inference_mode(), torch.autocast(self.reader.device.type, enabled=False):
+            yield
+
     def step(self) -> bool:
         """One iteration of the loop; False where there was nothing to do."""
-        with self._lock, torch.inference_mode():
+        with self._lock, self._computing():
             try:
                 return self._step()
             except BaseException as error:
@@ -176,7 +183,7 @@ class Engine:
         mask = attention_mask(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
         self._guests.append(None)
         try:
-            with self._lock:
+            with self._lock, self._computing():
                 self._check_weights()
                 hidden = self.runtime.trunk(self.model.embed(batch, {}), batch.positions_BT3, mask)
                 return self.model.latents(hidden.flatten(0, 1)[batch.emb_D])

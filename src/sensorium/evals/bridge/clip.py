@@ -78,9 +78,7 @@ class ClipModel:
         return self._embed([TextSegment(row) for row in rows], token_ids_NT)
 
     def _embed(self, segments: Sequence[Segment], given: Tensor) -> Tensor:
-        # CLIP_benchmark calls under autocast. The model runs in the precision that it is laid out for.
-        with torch.autocast(given.device.type, enabled=False):
-            vectors = self.model.embed_segments([[segment, EmbSegment()] for segment in segments])
+        vectors = self.model.embed_segments([[segment, EmbSegment()] for segment in segments])
         return torch.from_numpy(vectors).to(given.device)
 
 
