@@ -193,6 +193,25 @@ def test_code_of_drawings(tmp_path: Path) -> None:
     assert figures["tree similarity"].baselines["control: shuffled labels"] < 1
 
 
+@pytest.mark.parametrize(
+    ("suite", "rows", "metric"),
+    [
+        ("vqa", question_rows("test", 4), "Brier score"),
+        ("code", code_rows("test"), "tree similarity"),
+        ("edit", edit_rows("test", 5), "inside: error"),
+    ],
+)
+def test_samples_of_one_picture_are_drawn_together(
+    tmp_path: Path, suite: str, rows: list[dict[str, Any]], metric: str
+) -> None:
+    """Four pictures, each asked three times, tell no more than four."""
+    thrice = [row | {"id": f"{row['id']}-{n}"} for row in rows for n in range(3)]
+    subject = Coder() if suite == "code" else Artist()
+    result = by_metric(evaluate(subject, suite, thrice, tmp_path, FAST).results)[metric]
+    assert result.n == 12
+    assert {each.num_units for each in (result.interval, *result.margins.values())} == {4}
+
+
 @pytest.mark.parametrize(("sureness", "brier"), [(1.0, 0.75), (0.25, 0.1875), (0.0, 0.25)])
 def test_confidence_against_what_was_right(tmp_path: Path, sureness: float, brier: float) -> None:
     class Guesser(Artist):

@@ -124,7 +124,7 @@ def speech_cases(rows: Iterable[Row], prompt: str) -> list[Case]:
 
 @dataclass(frozen=True)
 class EditCase:
-    """A picture, what is to be done to it, and what should come out."""
+    """A picture, what is to be done to it, and what should come out; ``media_key`` as in ``Case``."""
 
     id: str
     prompt: tuple[Part, ...]
@@ -132,6 +132,7 @@ class EditCase:
     wanted: Image
     instruction: str
     kind: str
+    media_key: str
 
 
 def edit_cases(rows: Iterable[Row]) -> list[EditCase]:
@@ -142,7 +143,7 @@ def edit_cases(rows: Iterable[Row]) -> list[EditCase]:
     """
     found = []
     for row in rows:
-        prompt, answer, _ = _first_turn(row)
+        prompt, answer, used = _first_turn(row)
         sources = [part for part in prompt if isinstance(part, Image)]
         wanted = [part for part in answer if isinstance(part, Image)]
         words = " ".join(part for part in prompt if isinstance(part, str) and part.strip())
@@ -152,7 +153,7 @@ def edit_cases(rows: Iterable[Row]) -> list[EditCase]:
                 "needs these as messages"
             )
         kind = (row.get("metadata") or {}).get("operation", "")
-        found.append(EditCase(row["id"], prompt, sources[-1], wanted[0], words, kind))
+        found.append(EditCase(row["id"], prompt, sources[-1], wanted[0], words, kind, _key(used)))
     return found
 
 

@@ -70,7 +70,7 @@ def run_edit(run: Run) -> tuple[list[Result], list[Scored]]:
 def _results(
     run: Run, cases: list[EditCase], ours: dict[str, np.ndarray], rivals: dict[str, dict[str, np.ndarray]]
 ) -> list[Result]:
-    results = []
+    results, keys = [], [case.media_key for case in cases]
     has_outside = np.isfinite(ours["outside_change"])
     if not has_outside.all():
         run.notes.append(
@@ -85,6 +85,7 @@ def _results(
                     ours[name][chosen],
                     {rival: values[name][chosen] for rival, values in rivals.items()},
                     normalizer=_HOW,
+                    groups=[keys[place] for place in np.flatnonzero(chosen)],
                     unit=unit,
                     higher_is_better=higher,
                 )

@@ -71,7 +71,7 @@ def _answered(run: Run) -> _Answered:
     results = [run.result(name, ours, others, normalizer=NORMALIZER, groups=groups)]
     results += _of_each_kind(run, name, ours, others, groups)
     if confidence is not None:
-        results += _calibrated(run, confidence, ours)
+        results += _calibrated(run, confidence, ours, groups)
     return _Answered(results, cases, answers, blind, _shown(cases, ours, answers, blind, confidence))
 
 
@@ -138,7 +138,7 @@ def _of_each_kind(
     return found
 
 
-def _calibrated(run: Run, confidence: np.ndarray, ours: np.ndarray) -> list[Result]:
+def _calibrated(run: Run, confidence: np.ndarray, ours: np.ndarray, groups: list[str]) -> list[Result]:
     """Whether the probability of an answer says how often such answers are right; right is a score of a half."""
     correct = (ours >= 0.5).astype(float)
     found = calibration(np.clip(confidence, 0, 1), correct)
@@ -153,6 +153,7 @@ def _calibrated(run: Run, confidence: np.ndarray, ours: np.ndarray) -> list[Resu
         (confidence - correct) ** 2,
         always,
         normalizer=how,
+        groups=groups,
         unit="squared error",
         higher_is_better=False,
     )
