@@ -174,6 +174,17 @@ def test_regions_by_name_and_place(tmp_path: Path) -> None:
     # Blind it says 25 to 75; the truths are 0, 2, 4 and 6 to 50 % further right.
     wanted = np.mean([(50 - (25 - n)) / (50 + (25 - n)) for n in (0, 2, 4, 6)])
     assert overlap.baselines["blind (media removed)"] == pytest.approx(wanted)
+
+    class Anywhere(Atlas):
+        """Says 2 to 52 to every question for a place, a name to every other."""
+
+        def answer(self, prompts: Any, *, max_tokens: int, seed: int) -> list[str]:
+            return [place_of(2) if self._name(p) in ("red", "blue") else self._name(p) for p in prompts]
+
+    same = by_metric(evaluate(Anywhere(), "medical", rows, tmp_path, FAST, overwrite=True).results)
+    control = same["overlap of the box (IoU)"]
+    # Answers to names are no boxes: in the control they take no part.
+    assert control.value == pytest.approx(control.baselines["control: shuffled labels"])
     notes = " ".join(found.about["notes"])
     assert "1 of 9 samples are answered by a picture" in notes
     assert "no diagnosis" in notes

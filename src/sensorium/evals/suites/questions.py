@@ -98,22 +98,24 @@ def _overlaps(run: Run, found: _Answered) -> list[Result]:
         return []
 
     def overlaps(texts: Sequence[str]) -> np.ndarray:
-        return np.array([box_iou(box_in(texts[place]), wanted[place]) for place in places])
+        told = [box_in(text) for text in texts]
+        return np.array([box_iou(box, wanted[place]) for box, place in zip(told, places, strict=True)])
+
+    answers, blind = ([texts[place] for place in places] for texts in (found.answers, found.blind))
 
     known = [box for example in run.known if (box := box_in(example.answer)) is not None]
     middle = np.mean(known, axis=0) if known else np.array([25.0, 75.0, 25.0, 75.0])
     constant = box_words((middle[0], middle[1], middle[2], middle[3]))
     name = "the mean known box, always" if known else "the middle of the picture, always"
     others = {
-        BLIND: overlaps(found.blind),
-        name: overlaps([constant] * len(wanted)),
-        CONTROL: overlaps(shuffled(found.answers, run.options.seed)),
+        BLIND: overlaps(blind),
+        name: overlaps([constant] * len(places)),
+        # Of these questions alone: answers to others tell no box.
+        CONTROL: overlaps(shuffled(answers, run.options.seed)),
     }
     groups = [found.cases[place].media_key for place in places]
     how = "boxes as told in words, in percent of the picture"
-    return [
-        run.result("overlap of the box (IoU)", overlaps(found.answers), others, normalizer=how, groups=groups)
-    ]
+    return [run.result("overlap of the box (IoU)", overlaps(answers), others, normalizer=how, groups=groups)]
 
 
 def asked(case: Case, template: str, *, blind: bool = False) -> tuple[Part, ...]:
