@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sensorium.data.schema import message
 from sensorium.data.shards import write_shard
 from sensorium.evals.metrics.answers import vqa_accuracy
 from sensorium.evals.results import Result, load_results, save_results
 from sensorium.evals.runner import Options
 from sensorium.evals.suites import evaluate
-from tests.evals.rows import Seer, Sleeper, picture_rows, question_rows, speech_rows
+from tests.evals.rows import COLOURS, Seer, Sleeper, picture_rows, question_rows, speech_rows
 
 FAST = Options(num_resamples=50, batch_size=4)
 
@@ -78,6 +79,22 @@ def test_ten_answers_are_scored_by_the_owners_rule(tmp_path: Path) -> None:
     assert result.value == pytest.approx(np.mean([vqa_accuracy("blue", truth) for truth in truths]))
     assert "majority" not in result.baselines  # rows alone hold nothing to learn from
     assert dict(evaluation.scored[0].lines)["right"] == "red (8), dark (1), A RED (1)"
+
+
+def test_chance_is_the_mean_score_of_all_options(tmp_path: Path) -> None:
+    rows = question_rows("test", 4)
+    for row in rows:  # "The RED!" is right where "red" is
+        row["messages"][1] = message("assistant", f"The {row['messages'][1]['content'][0]['text'].upper()}!")
+    write_shard(tmp_path / "data.parquet", [*question_rows("train", 8), *rows])
+    data = str(tmp_path / "data.parquet")
+    (result,) = evaluate(Sleeper(), "vqa", data, tmp_path, FAST).results
+    assert result.baselines["chance"] == pytest.approx(1 / 4)
+    people = question_rows("test", people=True)
+    write_shard(tmp_path / "data.parquet", [*question_rows("train", 8), *people])
+    (result,) = evaluate(Sleeper(), "vqa", data, tmp_path, FAST, overwrite=True).results
+    truths = [json.loads(row["metadata"]["answers"]) for row in people]
+    wanted = np.mean([vqa_accuracy(option, truth) for option in COLOURS for truth in truths])
+    assert result.baselines["chance"] == pytest.approx(wanted)
 
 
 def test_a_prompt_of_ones_own(tmp_path: Path) -> None:

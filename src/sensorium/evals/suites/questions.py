@@ -1,6 +1,6 @@
 """Questions with short answers, also those about regions of an MRI: right or not, and whether confidence is deserved."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,8 +54,7 @@ def _answered(run: Run) -> _Answered:
     others = {BLIND: scores(blind, truths)}
     examples = [Example(case.answers[0], question=case.question) for case in cases]
     options = sorted({example.answer for example in run.known or examples})
-    of_chance = [sum(score(a, t) for a in {*t} & {*options}) / len(options) for t in truths]
-    others["chance"] = np.array(of_chance)
+    others["chance"] = _chance(score, truths, options)
     rivals: list[Baseline] = [Majority(), Blind()] if run.known else []
     for rival in rivals:
         given = best_options(rival.scores(run.known, examples, options), options)
@@ -73,6 +72,20 @@ def _answered(run: Run) -> _Answered:
     if confidence is not None:
         results += _calibrated(run, confidence, ours, groups)
     return _Answered(results, cases, answers, blind, _shown(cases, ours, answers, blind, confidence))
+
+
+def _chance(
+    score: Callable[[str, Sequence[str]], float], truths: Sequence[Sequence[str]], options: Sequence[str]
+) -> np.ndarray:
+    """The mean score of all options; only those that are written like a right answer can have one."""
+    alike: dict[str, list[str]] = {}
+    for option in options:
+        alike.setdefault(vqa_normalize(option), []).append(option)
+    found = []
+    for truth in truths:
+        forms = dict.fromkeys(map(vqa_normalize, truth))
+        found.append(sum(score(option, truth) for form in forms for option in alike.get(form, ())))
+    return np.array(found) / len(options)
 
 
 def run_medical(run: Run) -> tuple[list[Result], list[Scored]]:
