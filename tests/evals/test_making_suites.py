@@ -52,6 +52,10 @@ def test_speech_is_judged_by_other_ears(tmp_path: Path) -> None:
     assert by_metric(found.results)["length off"].value == pytest.approx(0, abs=1e-3)
     assert found.about["judges"] == ["ear 6"]
     assert [len(case.media) for case in found.scored] == [3] * 3
+    # In another language it is heard anew, and not spoken again.
+    artist, french = Artist(), [row | {"language": "fr"} for row in rows]
+    evaluate(artist, "tts", french, tmp_path, FAST, judges=Judges(recognizer=ear))
+    assert (artist.asked, ear.languages[9:]) == ([], ["fr"] * 9)
     lazy = evaluate(Idler(), "tts", rows, tmp_path, FAST, judges=Judges(recognizer=Ear()), overwrite=True)
     assert by_metric(lazy.results)["WER, heard by ear"].value == pytest.approx(2 / 9)  # two numbers wrong
 
