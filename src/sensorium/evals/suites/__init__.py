@@ -150,11 +150,16 @@ def check(suite: str, options: Options) -> Options:
     return replace(options, **chosen)
 
 
+def _placed(data: str) -> str:
+    """One name for one place on the disk, however it is written."""
+    return str(Path(data).resolve()) if Path(data).exists() else data
+
+
 def _known(suite: str, data: str, options: Options) -> list[Example]:
     """What baselines may learn from: never what is asked."""
     if options.known:
         names = [] if options.known == "none" else options.known.split(",")
-        if data in names and options.split == "train":
+        if options.split == "train" and _placed(data) in map(_placed, names):
             raise ValueError(f"baselines cannot learn from {data}, which is what is asked; name other data")
     else:
         names = [data] if options.split != "train" and Reader(data, "train").num_rows else []
