@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 ANSWERS, CAPTIONS = "answers", "captions"
 MEDIA_KINDS = ("image", "audio")
 _NAMES = {"image": "picture", "audio": "sound", "video": "video"}
-_NEIGHBOUR_PIXELS = 64
+_NEIGHBOUR_PIXELS, _WHOLE_PIXELS = 64, 256
 _MAX_KNOWN = 4000
 
 
@@ -226,8 +226,13 @@ def known_questions(rows: Iterable[Row]) -> list[Example]:
     return found
 
 
-def known_media(rows: Iterable[Row], kinds: Sequence[str] = MEDIA_KINDS) -> list[Example]:
-    """What a neighbour can learn: at most 4,000 media with texts, evenly spread."""
+def known_media(
+    rows: Iterable[Row],
+    kinds: Sequence[str] = MEDIA_KINDS,
+    signal: Callable[[Any], np.ndarray] | None = None,
+) -> list[Example]:
+    """What a neighbour can learn: at most 4,000 media with texts, evenly spread; ``signal`` is ``signal_of`` if None."""
+    signal = signal or signal_of
     kept: list[tuple[str, Row]] = []
     stride = 1
     named = ((kind, row) for row in rows if row.get("text") and (kind := _kind(row, kinds)))
@@ -236,7 +241,7 @@ def known_media(rows: Iterable[Row], kinds: Sequence[str] = MEDIA_KINDS) -> list
             kept.append(pair)
         if len(kept) > _MAX_KNOWN:
             kept, stride = kept[::2], 2 * stride
-    return [Example(row["text"], signal=signal_of(_part(kind, row[kind], row["id"]))) for kind, row in kept]
+    return [Example(row["text"], signal=signal(_part(kind, row[kind], row["id"]))) for kind, row in kept]
 
 
 def known_answers(rows: Iterable[Row]) -> list[Example]:
@@ -268,6 +273,14 @@ def signal_of(part: Medium) -> np.ndarray:
     if isinstance(part, Image):
         return resize_image(part.pixels(), _NEIGHBOUR_PIXELS, _NEIGHBOUR_PIXELS)
     return log_mel(part.waveform())
+
+
+def whole_picture(part: Image) -> np.ndarray:
+    """A picture as it is, or shrunk to 256 pixels a side: thousands stay in memory."""
+    pixels = part.pixels()
+    scale = min(1.0, _WHOLE_PIXELS / max(pixels.shape[:2]))
+    height, width = (max(1, round(scale * side)) for side in pixels.shape[:2])
+    return pixels if scale == 1 else resize_image(pixels, height, width)
 
 
 def fingerprint(rows: Iterable[Row]) -> str:

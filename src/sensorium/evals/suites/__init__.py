@@ -16,6 +16,7 @@ from sensorium.evals.cases import (
     known_media,
     known_questions,
     stream_rows,
+    whole_picture,
 )
 from sensorium.evals.journal import Journal
 from sensorium.evals.judges import Judges
@@ -49,7 +50,9 @@ def _nothing(rows: Iterable[Row]) -> list[Example]:
     return []
 
 
-_sounds, _pictures = partial(known_media, kinds=("audio",)), partial(known_media, kinds=("image",))
+_sounds = partial(known_media, kinds=("audio",))
+# They stand beside real pictures as they are, and a smaller one would be told by its size.
+_pictures = partial(known_media, kinds=("image",), signal=whole_picture)
 _clips = partial(known_media, kinds=("video", "image"))
 SUITES = {
     "vqa": Suite(run_vqa, known_questions, "{question}", 16),
