@@ -130,6 +130,11 @@ def test_several_captions_and_concepts(tmp_path: Path) -> None:
     found = by_metric(evaluation.results)
     assert found["R@1 media -> text"].n == 4  # the same picture twice is one
     assert found["R@1 text -> media"].n == 7
+    # Independent are red with its captions, the plant, and grey.
+    for metric in ("R@1 media -> text", "R@5 text -> media"):
+        interval = found[metric].interval
+        assert interval is not None
+        assert interval.num_units == 3
     # green and blue answer each other; the words that the seer does not know are level with all.
     assert found["R@1 media -> text"].value == 1
     assert 4 / 7 < found["R@1 text -> media"].value < 1

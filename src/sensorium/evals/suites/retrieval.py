@@ -98,6 +98,8 @@ def _ranked(run: Run, found: Gallery, more: Mapping[str, np.ndarray]) -> tuple[l
     order = shuffled(range(len(media_ML)), run.options.seed)
     others[CONTROL] = retrieval(similarity_MT[order], matches_MT)
     results = []
+    # Queries with the same right answers (pictures or names of one concept, captions of one picture) are one unit.
+    units = {"media": matches_MT.argmax(axis=1).tolist(), "text": matches_MT.argmax(axis=0).tolist()}
     for metric, values in ours.items():
         is_rank = metric.startswith("rank")
         results.append(
@@ -107,6 +109,7 @@ def _ranked(run: Run, found: Gallery, more: Mapping[str, np.ndarray]) -> tuple[l
                 {name: other[metric] for name, other in others.items()},
                 normalizer="texts as they are; one of the same concept is right",
                 statistic="median" if is_rank else "mean",
+                groups=None if is_rank else units["media" if metric.endswith("-> text") else "text"],
                 unit="rank" if is_rank else "",
                 higher_is_better=not is_rank,
             )
