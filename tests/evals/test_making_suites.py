@@ -244,6 +244,28 @@ def test_confidence_against_what_was_right(tmp_path: Path, sureness: float, brie
     assert table.rows[0][1:4] == ("12", f"{sureness:.1%}", "25.0%")
 
 
+def test_sounds_of_another_vocoder_in_the_same_place_are_not_taken(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    import sensorium as sm
+    from sensorium.evals.runner import ModelSubject
+    from sensorium.model.vocoder import Vocoder, VocoderConfig
+    from sensorium.pretrained.vocos import save_vocoder
+
+    model, file = sm.load(model_folder), tmp_path / "vocoder.safetensors"
+
+    def spoken() -> dict[str, Any]:
+        save_vocoder(file, Vocoder(VocoderConfig(dim=8, mlp_dim=8, num_layers=1)))
+        model.use_vocoder(file)
+        options = Options(num_resamples=10, num_steps=1, limit=1)
+        subject = ModelSubject(model, "model", vocoder_name=str(file))
+        return evaluate(subject, "tts", speech_rows("test"), tmp_path, options).about
+
+    assert spoken()["vocoder"].startswith(str(file))
+    with pytest.raises(ValueError, match=r"answers with vocoder .*add --overwrite"):
+        spoken()
+
+
 def test_a_model_is_as_sure_as_its_tokens_and_its_end(model_folder: Path) -> None:
     import sensorium as sm
     from sensorium.evals.runner import ModelSubject, Sure
