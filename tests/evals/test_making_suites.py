@@ -123,6 +123,23 @@ def test_other_known_pictures_are_looked_at_anew(tmp_path: Path) -> None:
     assert second == ceiling(names[1], overwrite=True)
 
 
+@pytest.mark.parametrize(
+    ("suite", "rows", "column"),
+    [
+        ("retrieval", picture_rows("test"), "image"),
+        ("video", clip_rows("test"), "video"),
+        ("edit", edit_rows("test"), "images"),
+    ],
+)
+def test_a_broken_medium_names_its_sample(
+    tmp_path: Path, suite: str, rows: list[dict[str, Any]], column: str
+) -> None:
+    broken = {"bytes": b"no medium", "path": "x.png"}
+    rows = [*rows[:2], rows[2] | {column: broken if column != "images" else [broken, broken]}, *rows[3:]]
+    with pytest.raises(ValueError, match=r"sample 'test-2': .*expected a (picture|video)"):
+        evaluate(Artist(), suite, rows, tmp_path, FAST)
+
+
 def test_edits_inside_and_outside(tmp_path: Path) -> None:
     rows = edit_rows("test")
     found = evaluate(Artist(), "edit", rows, tmp_path, FAST)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from sensorium.data.reader import Reader
 from sensorium.data.schema import MEDIA_LISTS, check_row
 from sensorium.evals.baselines import Example
 from sensorium.media.audio import log_mel
+from sensorium.media.errors import MediaError
 from sensorium.media.image import resize_image
 from sensorium.media.modality import get_modality
 from sensorium.media.parts import Audio, Image, Video
@@ -241,7 +243,11 @@ def known_media(
             kept.append(pair)
         if len(kept) > _MAX_KNOWN:
             kept, stride = kept[::2], 2 * stride
-    return [Example(row["text"], signal=signal(_part(kind, row[kind], row["id"]))) for kind, row in kept]
+    found = []
+    for kind, row in kept:
+        with blamed(row["id"]):
+            found.append(Example(row["text"], signal=signal(_part(kind, row[kind], row["id"]))))
+    return found
 
 
 def known_answers(rows: Iterable[Row]) -> list[Example]:
@@ -258,6 +264,15 @@ def is_answered_in(row: Row, kind: str) -> bool:
         (m["content"] for m in row.get("messages") or () if m["role"] == "assistant"), ()
     )
     return any(part["type"] == kind for part in answer)
+
+
+@contextmanager
+def blamed(sample_id: str) -> Iterator[None]:
+    """Where a medium cannot be decoded, the error names its sample."""
+    try:
+        yield
+    except MediaError as error:
+        raise ValueError(f"sample {sample_id!r}: {error}") from error
 
 
 def middle_frame(video: Video) -> Image:
