@@ -222,6 +222,17 @@ def test_short_attention_has_the_values_and_gradients_of_torch(masked: str) -> N
     torch.testing.assert_close(grads, wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_attention_has_a_backward_pass_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 6, 8, generator=generator).requires_grad_() for heads in (4, 2, 2))
+    pull = torch.randn(q.shape, generator=generator)
+    wanted = torch.autograd.grad(attend(q, k, v, None), [q, k, v], pull)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(q, k, v, None)
+    grads = torch.autograd.grad(found, [q, k, v], pull.to(found.dtype))
+    torch.testing.assert_close(grads, wanted, atol=0.05, rtol=0.05)
+
+
 def test_the_backward_passes_are_the_derivatives() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 5, 8, generator=generator, dtype=torch.float64, requires_grad=True)

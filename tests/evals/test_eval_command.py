@@ -125,7 +125,11 @@ def test_mistakes_are_told_in_a_sentence(here: Here, model_folder: Path, shards:
     assert_mistake(here("eval", "--suite", "vqa", *data), "0 models are named")
     assert_mistake(here("eval", model_folder, *data), "--suite is missing")
     assert_mistake(here("eval", model_folder, "--suite", "vqa"), "--data is missing")
-    assert_mistake(here("eval", model_folder, "--suite", "vaq", *data), "known are vqa, retrieval, asr")
+    unknown = here("eval", model_folder, "--suite", "vaq", *data)
+    assert_mistake(unknown, "known are vqa, retrieval, asr")
+    assert_mistake(unknown, "code, starter, all")
+    no_words = ("--suite", "image", *data, "--guidance-scale", "0")
+    assert_mistake(here("eval", model_folder, *no_words), "--guidance-scale is 0")
     assert_mistake(
         here("eval", model_folder, "--suite", "vqa", *data, "--normalizer", "plain"), "takes no norm"
     )
@@ -134,6 +138,8 @@ def test_mistakes_are_told_in_a_sentence(here: Here, model_folder: Path, shards:
     )
     learned = ("--split", "train", "--known", "questions.parquet")
     assert_mistake(here("eval", model_folder, "--suite", "vqa", *data, *learned), "which is what is asked")
+    elsewhere = ("--split", "train", "--known", "./questions.parquet")
+    assert_mistake(here("eval", model_folder, "--suite", "vqa", *data, *elsewhere), "which is what is asked")
     wrong = ("--normalizer", "whisper")
     assert_mistake(here("eval", model_folder, "--suite", "asr", *data, *wrong), "whisper-english")
     assert_mistake(here("eval", model_folder, "--suite", "asr", *data), "has no audio with text")

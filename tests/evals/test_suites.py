@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sensorium.data.schema import message
 from sensorium.data.shards import write_shard
 from sensorium.evals.metrics.answers import vqa_accuracy
 from sensorium.evals.results import Result, load_results, save_results
 from sensorium.evals.runner import Options
 from sensorium.evals.suites import evaluate
-from tests.evals.rows import Seer, Sleeper, picture_rows, question_rows, speech_rows
+from tests.evals.rows import COLOURS, Seer, Sleeper, picture_rows, question_rows, speech_rows
 
 FAST = Options(num_resamples=50, batch_size=4)
 
@@ -80,6 +81,22 @@ def test_ten_answers_are_scored_by_the_owners_rule(tmp_path: Path) -> None:
     assert dict(evaluation.scored[0].lines)["right"] == "red (8), dark (1), A RED (1)"
 
 
+def test_chance_is_the_mean_score_of_all_options(tmp_path: Path) -> None:
+    rows = question_rows("test", 4)
+    for row in rows:  # "The RED!" is right where "red" is
+        row["messages"][1] = message("assistant", f"The {row['messages'][1]['content'][0]['text'].upper()}!")
+    write_shard(tmp_path / "data.parquet", [*question_rows("train", 8), *rows])
+    data = str(tmp_path / "data.parquet")
+    (result,) = evaluate(Sleeper(), "vqa", data, tmp_path, FAST).results
+    assert result.baselines["chance"] == pytest.approx(1 / 4)
+    people = question_rows("test", people=True)
+    write_shard(tmp_path / "data.parquet", [*question_rows("train", 8), *people])
+    (result,) = evaluate(Sleeper(), "vqa", data, tmp_path, FAST, overwrite=True).results
+    truths = [json.loads(row["metadata"]["answers"]) for row in people]
+    wanted = np.mean([vqa_accuracy(option, truth) for option in COLOURS for truth in truths])
+    assert result.baselines["chance"] == pytest.approx(wanted)
+
+
 def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
     seer = Seer()
     options = Options(num_resamples=50, prompt="Question: {question} Answer:")
@@ -113,6 +130,11 @@ def test_several_captions_and_concepts(tmp_path: Path) -> None:
     found = by_metric(evaluation.results)
     assert found["R@1 media -> text"].n == 4  # the same picture twice is one
     assert found["R@1 text -> media"].n == 7
+    # Independent are red with its captions, the plant, and grey.
+    for metric in ("R@1 media -> text", "R@5 text -> media"):
+        interval = found[metric].interval
+        assert interval is not None
+        assert interval.num_units == 3
     # green and blue answer each other; the words that the seer does not know are level with all.
     assert found["R@1 media -> text"].value == 1
     assert 4 / 7 < found["R@1 text -> media"].value < 1

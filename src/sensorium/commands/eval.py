@@ -119,8 +119,10 @@ def main(arguments: Sequence[str]) -> int:
     chosen, given = parse(Eval, arguments, verb="eval", description=DESCRIPTION)
     _check(chosen, given)
     from sensorium.evals.runner import ModelSubject, Options
-    from sensorium.evals.suites import check
+    from sensorium.evals.suites import SUITES, check
 
+    if chosen.suite not in (*SUITES, *SEVERAL):
+        raise ValueError(f"unknown suite {chosen.suite!r}; known are {', '.join((*SUITES, *SEVERAL))}")
     options = Options(**{f.name: getattr(chosen, f.name) for f in fields(Options)})
     if chosen.suite not in SEVERAL:
         check(chosen.suite, options)
@@ -158,6 +160,10 @@ def _check(chosen: Eval, given: set[str]) -> None:
             raise ValueError(
                 f"--{name.replace('_', '-')} is {getattr(chosen, name)}; expected at least {least}"
             )
+    if "guidance_scale" in given and not chosen.guidance_scale:
+        raise ValueError(
+            "--guidance-scale is 0, which would leave the words out; expected another number, 1 for no guidance"
+        )
     refused = [name for name in OF_ONE if name in given] if chosen.suite in SEVERAL else []
     if chosen.suite == "starter" and "data" in given:
         refused.append("data")

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from sensorium.data.reader import Reader
 from sensorium.data.schema import MEDIA_LISTS, check_row
 from sensorium.evals.baselines import Example
 from sensorium.media.audio import log_mel
+from sensorium.media.errors import MediaError
 from sensorium.media.image import resize_image
 from sensorium.media.modality import get_modality
 from sensorium.media.parts import Audio, Image, Video
@@ -23,7 +25,7 @@ Row = Mapping[str, Any]
 ANSWERS, CAPTIONS = "answers", "captions"
 MEDIA_KINDS = ("image", "audio")
 _NAMES = {"image": "picture", "audio": "sound", "video": "video"}
-_NEIGHBOUR_PIXELS = 64
+_NEIGHBOUR_PIXELS, _WHOLE_PIXELS = 64, 256
 _MAX_KNOWN = 4000
 
 
@@ -124,7 +126,7 @@ def speech_cases(rows: Iterable[Row], prompt: str) -> list[Case]:
 
 @dataclass(frozen=True)
 class EditCase:
-    """A picture, what is to be done to it, and what should come out."""
+    """A picture, what is to be done to it, and what should come out; ``media_key`` as in ``Case``."""
 
     id: str
     prompt: tuple[Part, ...]
@@ -132,6 +134,7 @@ class EditCase:
     wanted: Image
     instruction: str
     kind: str
+    media_key: str
 
 
 def edit_cases(rows: Iterable[Row]) -> list[EditCase]:
@@ -142,7 +145,7 @@ def edit_cases(rows: Iterable[Row]) -> list[EditCase]:
     """
     found = []
     for row in rows:
-        prompt, answer, _ = _first_turn(row)
+        prompt, answer, used = _first_turn(row)
         sources = [part for part in prompt if isinstance(part, Image)]
         wanted = [part for part in answer if isinstance(part, Image)]
         words = " ".join(part for part in prompt if isinstance(part, str) and part.strip())
@@ -152,7 +155,7 @@ def edit_cases(rows: Iterable[Row]) -> list[EditCase]:
                 "needs these as messages"
             )
         kind = (row.get("metadata") or {}).get("operation", "")
-        found.append(EditCase(row["id"], prompt, sources[-1], wanted[0], words, kind))
+        found.append(EditCase(row["id"], prompt, sources[-1], wanted[0], words, kind, _key(used)))
     return found
 
 
@@ -225,8 +228,13 @@ def known_questions(rows: Iterable[Row]) -> list[Example]:
     return found
 
 
-def known_media(rows: Iterable[Row], kinds: Sequence[str] = MEDIA_KINDS) -> list[Example]:
-    """What a neighbour can learn: at most 4,000 media with texts, evenly spread."""
+def known_media(
+    rows: Iterable[Row],
+    kinds: Sequence[str] = MEDIA_KINDS,
+    signal: Callable[[Any], np.ndarray] | None = None,
+) -> list[Example]:
+    """What a neighbour can learn: at most 4,000 media with texts, evenly spread; ``signal`` is ``signal_of`` if None."""
+    signal = signal or signal_of
     kept: list[tuple[str, Row]] = []
     stride = 1
     named = ((kind, row) for row in rows if row.get("text") and (kind := _kind(row, kinds)))
@@ -235,7 +243,11 @@ def known_media(rows: Iterable[Row], kinds: Sequence[str] = MEDIA_KINDS) -> list
             kept.append(pair)
         if len(kept) > _MAX_KNOWN:
             kept, stride = kept[::2], 2 * stride
-    return [Example(row["text"], signal=signal_of(_part(kind, row[kind], row["id"]))) for kind, row in kept]
+    found = []
+    for kind, row in kept:
+        with blamed(row["id"]):
+            found.append(Example(row["text"], signal=signal(_part(kind, row[kind], row["id"]))))
+    return found
 
 
 def known_answers(rows: Iterable[Row]) -> list[Example]:
@@ -254,6 +266,15 @@ def is_answered_in(row: Row, kind: str) -> bool:
     return any(part["type"] == kind for part in answer)
 
 
+@contextmanager
+def blamed(sample_id: str) -> Iterator[None]:
+    """Where a medium cannot be decoded, the error names its sample."""
+    try:
+        yield
+    except MediaError as error:
+        raise ValueError(f"sample {sample_id!r}: {error}") from error
+
+
 def middle_frame(video: Video) -> Image:
     """The frame in the middle of a video."""
     frames, _ = video.frames()
@@ -267,6 +288,14 @@ def signal_of(part: Medium) -> np.ndarray:
     if isinstance(part, Image):
         return resize_image(part.pixels(), _NEIGHBOUR_PIXELS, _NEIGHBOUR_PIXELS)
     return log_mel(part.waveform())
+
+
+def whole_picture(part: Image) -> np.ndarray:
+    """A picture as it is, or shrunk to 256 pixels a side: thousands stay in memory."""
+    pixels = part.pixels()
+    scale = min(1.0, _WHOLE_PIXELS / max(pixels.shape[:2]))
+    height, width = (max(1, round(scale * side)) for side in pixels.shape[:2])
+    return pixels if scale == 1 else resize_image(pixels, height, width)
 
 
 def fingerprint(rows: Iterable[Row]) -> str:

@@ -83,19 +83,19 @@ class Maker(Protocol):
 
 
 class ModelSubject:
-    """A model of ours. ``fingerprint`` is a hash of its weights; ``vocoder_name`` of "" stands for Griffin-Lim."""
+    """A model of ours. ``fingerprint`` is a hash of its weights; ``vocoder_name`` of "" stands for Griffin-Lim, and one of
+    weights goes on with their hash."""
 
     def __init__(self, model: Model, name: str, *, vocoder_name: str = "") -> None:
         self.model, self.name, self.vocoder = model, name, model.vocoder
+        weights = getattr(model.vocoder, "__self__", None)
         self.vocoder_name = vocoder_name or "Griffin-Lim"
+        if isinstance(weights, torch.nn.Module):  # a file that is trained on keeps its name
+            self.vocoder_name += f" {_hash(weights)}"
         self.modalities = frozenset(model.config.model.modalities)
         audio = model.config.model.modalities.get("audio")
         self.max_sound_s = audio.max_size[0] * HOP_LENGTH / SAMPLE_RATE if audio else None
-        found = hashlib.sha256()
-        for key, tensor in sorted(model.model.state_dict().items()):
-            values = tensor.detach().cpu().contiguous().reshape(-1)
-            found.update(key.encode() + values.view(torch.uint8).numpy().tobytes())
-        self.fingerprint = found.hexdigest()[:16]
+        self.fingerprint = _hash(model.model)
 
     def answer(self, prompts: Sequence[Sequence[Part]], *, max_tokens: int, seed: int) -> list[str]:
         """Through ``Model.generate_many``."""
@@ -123,6 +123,14 @@ class ModelSubject:
     def embed(self, items: Sequence[Part]) -> np.ndarray:
         """Through ``Model.embed``."""
         return self.model.embed(list(items))
+
+
+def _hash(module: torch.nn.Module) -> str:
+    found = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(key.encode() + values.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,9 @@ def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask: Mask) -> Tensor
     if isinstance(mask, DocumentGroups):
         return _attend_groups(q_BNTH, k_BKSH, v_BKSH, mask)
     if mask is None or isinstance(mask, Tensor):
-        if training_on_cpu(q_BNTH) and q_BNTH.shape[2] == k_BKSH.shape[2] <= SHORT:
+        # Under autocast products come out in half precision, for which no backward pass is written.
+        is_full = training_on_cpu(q_BNTH) and not torch.is_autocast_enabled("cpu")
+        if is_full and q_BNTH.shape[2] == k_BKSH.shape[2] <= SHORT:
             return ShortAttentionFunction.apply(q_BNTH, k_BKSH, v_BKSH, None if mask is None else ~mask)
         return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, enable_gqa=True)
     # Norms and rotation leave float32 behind where the projections are in half precision.

@@ -16,6 +16,7 @@ from sensorium.evals.cases import (
     known_media,
     known_questions,
     stream_rows,
+    whole_picture,
 )
 from sensorium.evals.journal import Journal
 from sensorium.evals.judges import Judges
@@ -49,7 +50,9 @@ def _nothing(rows: Iterable[Row]) -> list[Example]:
     return []
 
 
-_sounds, _pictures = partial(known_media, kinds=("audio",)), partial(known_media, kinds=("image",))
+_sounds = partial(known_media, kinds=("audio",))
+# They stand beside real pictures as they are, and a smaller one would be told by its size.
+_pictures = partial(known_media, kinds=("image",), signal=whole_picture)
 _clips = partial(known_media, kinds=("video", "image"))
 SUITES = {
     "vqa": Suite(run_vqa, known_questions, "{question}", 16),
@@ -150,11 +153,16 @@ def check(suite: str, options: Options) -> Options:
     return replace(options, **chosen)
 
 
+def _placed(data: str) -> str:
+    """One name for one place on the disk, however it is written."""
+    return str(Path(data).resolve()) if Path(data).exists() else data
+
+
 def _known(suite: str, data: str, options: Options) -> list[Example]:
     """What baselines may learn from: never what is asked."""
     if options.known:
         names = [] if options.known == "none" else options.known.split(",")
-        if data in names and options.split == "train":
+        if options.split == "train" and _placed(data) in map(_placed, names):
             raise ValueError(f"baselines cannot learn from {data}, which is what is asked; name other data")
     else:
         names = [data] if options.split != "train" and Reader(data, "train").num_rows else []

@@ -60,6 +60,7 @@ def run_code(run: Run) -> tuple[list[Result], list[Scored]]:
             _values(ours, field),
             {name: _values(scores, field) for name, scores in rivals.items()},
             normalizer=_HOW,
+            groups=[case.media_key for case in cases],
             unit=unit,
             higher_is_better=higher,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from sensorium.evals.baselines import shuffled
-from sensorium.evals.cases import EditCase, edit_cases, is_answered_in
+from sensorium.evals.cases import EditCase, blamed, edit_cases, is_answered_in
 from sensorium.evals.metrics.generated import EditScore, edit_score, edited_region
 from sensorium.evals.results import Result
 from sensorium.evals.runner import Run, Scored
@@ -70,7 +70,7 @@ def run_edit(run: Run) -> tuple[list[Result], list[Scored]]:
 def _results(
     run: Run, cases: list[EditCase], ours: dict[str, np.ndarray], rivals: dict[str, dict[str, np.ndarray]]
 ) -> list[Result]:
-    results = []
+    results, keys = [], [case.media_key for case in cases]
     has_outside = np.isfinite(ours["outside_change"])
     if not has_outside.all():
         run.notes.append(
@@ -85,6 +85,7 @@ def _results(
                     ours[name][chosen],
                     {rival: values[name][chosen] for rival, values in rivals.items()},
                     normalizer=_HOW,
+                    groups=[keys[place] for place in np.flatnonzero(chosen)],
                     unit=unit,
                     higher_is_better=higher,
                 )
@@ -121,8 +122,9 @@ def _scores(pictures: Sequence[_Pictures], results: Sequence[np.ndarray]) -> dic
 
 
 def _asks_for_change(case: EditCase) -> bool:
-    wanted = case.wanted.pixels()
-    return bool(edited_region(_sized(case.source.pixels(), *wanted.shape[:2]), wanted).any())
+    with blamed(case.id):
+        wanted, source = case.wanted.pixels(), case.source.pixels()
+    return bool(edited_region(_sized(source, *wanted.shape[:2]), wanted).any())
 
 
 def _shown(cases: list[EditCase], pictures: list[_Pictures], ours: dict[str, np.ndarray]) -> list[Scored]:

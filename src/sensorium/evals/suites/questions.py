@@ -1,6 +1,6 @@
 """Questions with short answers, also those about regions of an MRI: right or not, and whether confidence is deserved."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,8 +54,7 @@ def _answered(run: Run) -> _Answered:
     others = {BLIND: scores(blind, truths)}
     examples = [Example(case.answers[0], question=case.question) for case in cases]
     options = sorted({example.answer for example in run.known or examples})
-    of_chance = [sum(score(a, t) for a in {*t} & {*options}) / len(options) for t in truths]
-    others["chance"] = np.array(of_chance)
+    others["chance"] = _chance(score, truths, options)
     rivals: list[Baseline] = [Majority(), Blind()] if run.known else []
     for rival in rivals:
         given = best_options(rival.scores(run.known, examples, options), options)
@@ -71,8 +70,22 @@ def _answered(run: Run) -> _Answered:
     results = [run.result(name, ours, others, normalizer=NORMALIZER, groups=groups)]
     results += _of_each_kind(run, name, ours, others, groups)
     if confidence is not None:
-        results += _calibrated(run, confidence, ours)
+        results += _calibrated(run, confidence, ours, groups)
     return _Answered(results, cases, answers, blind, _shown(cases, ours, answers, blind, confidence))
+
+
+def _chance(
+    score: Callable[[str, Sequence[str]], float], truths: Sequence[Sequence[str]], options: Sequence[str]
+) -> np.ndarray:
+    """The mean score of all options; only those that are written like a right answer can have one."""
+    alike: dict[str, list[str]] = {}
+    for option in options:
+        alike.setdefault(vqa_normalize(option), []).append(option)
+    found = []
+    for truth in truths:
+        forms = dict.fromkeys(map(vqa_normalize, truth))
+        found.append(sum(score(option, truth) for form in forms for option in alike.get(form, ())))
+    return np.array(found) / len(options)
 
 
 def run_medical(run: Run) -> tuple[list[Result], list[Scored]]:
@@ -98,22 +111,24 @@ def _overlaps(run: Run, found: _Answered) -> list[Result]:
         return []
 
     def overlaps(texts: Sequence[str]) -> np.ndarray:
-        return np.array([box_iou(box_in(texts[place]), wanted[place]) for place in places])
+        told = [box_in(text) for text in texts]
+        return np.array([box_iou(box, wanted[place]) for box, place in zip(told, places, strict=True)])
+
+    answers, blind = ([texts[place] for place in places] for texts in (found.answers, found.blind))
 
     known = [box for example in run.known if (box := box_in(example.answer)) is not None]
     middle = np.mean(known, axis=0) if known else np.array([25.0, 75.0, 25.0, 75.0])
     constant = box_words((middle[0], middle[1], middle[2], middle[3]))
     name = "the mean known box, always" if known else "the middle of the picture, always"
     others = {
-        BLIND: overlaps(found.blind),
-        name: overlaps([constant] * len(wanted)),
-        CONTROL: overlaps(shuffled(found.answers, run.options.seed)),
+        BLIND: overlaps(blind),
+        name: overlaps([constant] * len(places)),
+        # Of these questions alone: answers to others tell no box.
+        CONTROL: overlaps(shuffled(answers, run.options.seed)),
     }
     groups = [found.cases[place].media_key for place in places]
     how = "boxes as told in words, in percent of the picture"
-    return [
-        run.result("overlap of the box (IoU)", overlaps(found.answers), others, normalizer=how, groups=groups)
-    ]
+    return [run.result("overlap of the box (IoU)", overlaps(answers), others, normalizer=how, groups=groups)]
 
 
 def asked(case: Case, template: str, *, blind: bool = False) -> tuple[Part, ...]:
@@ -138,7 +153,7 @@ def _of_each_kind(
     return found
 
 
-def _calibrated(run: Run, confidence: np.ndarray, ours: np.ndarray) -> list[Result]:
+def _calibrated(run: Run, confidence: np.ndarray, ours: np.ndarray, groups: list[str]) -> list[Result]:
     """Whether the probability of an answer says how often such answers are right; right is a score of a half."""
     correct = (ours >= 0.5).astype(float)
     found = calibration(np.clip(confidence, 0, 1), correct)
@@ -153,6 +168,7 @@ def _calibrated(run: Run, confidence: np.ndarray, ours: np.ndarray) -> list[Resu
         (confidence - correct) ** 2,
         always,
         normalizer=how,
+        groups=groups,
         unit="squared error",
         higher_is_better=False,
     )

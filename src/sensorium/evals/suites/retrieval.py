@@ -14,7 +14,7 @@ from sensorium.evals.baselines import (
     pixel_neighbours,
     shuffled,
 )
-from sensorium.evals.cases import Gallery, gallery, middle_frame, signal_of
+from sensorium.evals.cases import Gallery, blamed, gallery, middle_frame, signal_of
 from sensorium.evals.metrics.answers import exact_match
 from sensorium.evals.metrics.retrieval import retrieval
 from sensorium.evals.results import Result
@@ -34,7 +34,10 @@ def run_video(run: Run) -> tuple[list[Result], list[Scored]]:
     """R@k and ranks of clips and their names, and their names as answers; beside what one frame gives."""
     found = gallery(run.rows, ("video",))
     clips: dict[str, Video] = {key: part for key, part in found.media.items() if isinstance(part, Video)}
-    frames = {key: middle_frame(clip) for key, clip in clips.items()}
+    frames = {}
+    for key, clip in clips.items():
+        with blamed(found.ids[key]):
+            frames[key] = middle_frame(clip)
     frames_ML = run.embed({f"frame {key}": frame for key, frame in frames.items()})
     results, shown = _ranked(run, found, {f"the model on {_ONE_FRAME}": frames_ML})
     prompt = run.options.prompt
@@ -80,7 +83,7 @@ def run_video(run: Run) -> tuple[list[Result], list[Scored]]:
 
 def _ranked(run: Run, found: Gallery, more: Mapping[str, np.ndarray]) -> tuple[list[Result], list[Scored]]:
     """Figures of a gallery. ``more``: name -> vectors of the same media by other means, as rivals."""
-    media_ML = run.embed({f"media {key}": part for key, part in found.media.items()})
+    media_ML = run.embed({f"media {found.ids[key]}": part for key, part in found.media.items()})
     texts = list(found.texts)
     texts_TL = run.embed({f"text {text}": text for text in texts})
     matches_MT = found.matches()
@@ -98,6 +101,8 @@ def _ranked(run: Run, found: Gallery, more: Mapping[str, np.ndarray]) -> tuple[l
     order = shuffled(range(len(media_ML)), run.options.seed)
     others[CONTROL] = retrieval(similarity_MT[order], matches_MT)
     results = []
+    # Queries with the same right answers (pictures or names of one concept, captions of one picture) are one unit.
+    units = {"media": matches_MT.argmax(axis=1).tolist(), "text": matches_MT.argmax(axis=0).tolist()}
     for metric, values in ours.items():
         is_rank = metric.startswith("rank")
         results.append(
@@ -107,6 +112,7 @@ def _ranked(run: Run, found: Gallery, more: Mapping[str, np.ndarray]) -> tuple[l
                 {name: other[metric] for name, other in others.items()},
                 normalizer="texts as they are; one of the same concept is right",
                 statistic="median" if is_rank else "mean",
+                groups=None if is_rank else units["media" if metric.endswith("-> text") else "text"],
                 unit="rank" if is_rank else "",
                 higher_is_better=not is_rank,
             )

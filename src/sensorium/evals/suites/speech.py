@@ -75,9 +75,12 @@ def run_tts(run: Run) -> tuple[list[Result], list[Scored]]:
 
         def heard_in(what: str, sounds: Sequence[Audio]) -> list[str]:
             assert recognizer is not None
-            keys = [f"{what}:{recognizer.fingerprint} {case.id}" for case in cases]
-            pairs = zip(sounds, language, strict=True)
-            return run.judge(f"judging {what}", dict(zip(keys, pairs, strict=True)), hear(recognizer))
+            # What is heard depends on the language too, of which the hash of the samples knows nothing.
+            items = {
+                f"{what}:{recognizer.fingerprint}:{spoken or ''} {case.id}": (sound, spoken)
+                for case, sound, spoken in zip(cases, sounds, language, strict=True)
+            }
+            return run.judge(f"judging {what}", items, hear(recognizer))
 
         heard, of_real, of_ceiling = (
             heard_in("made", made),
