@@ -9,7 +9,6 @@ one after the other, so that what is finished early can be compared.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import shlex
@@ -125,7 +124,7 @@ def _references(out: Path, start: Setting) -> None:
 
     path = out / "references.json"
     if not path.is_file():
-        path.write_text(json.dumps(references(start.config), indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(references(start.config, start.data), indent=2) + "\n", encoding="utf-8")
 
 
 def _lines(out: Path) -> list[dict[str, Any]]:
@@ -219,7 +218,6 @@ def _start(job: Job, mark: str, options: argparse.Namespace) -> "subprocess.Pope
 
 def _run_one(path: Path) -> None:
     import torch
-
     from benchmarks.claims.train import run
 
     asked = json.loads(path.read_text(encoding="utf-8"))

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from sensorium.config import DataConfig, RunConfig, SourceConfig, Template
+from sensorium.config import DataConfig, ModelConfig, RunConfig, SourceConfig, Template
 from sensorium.data.loader import Loader
 from sensorium.data.reader import Reader
 from sensorium.data.sample import Sample, decode_medium, sample_of_row
 from sensorium.evals.baselines import shuffled
 from sensorium.evals.metrics.generated import frechet_distance
 from sensorium.evals.metrics.retrieval import matches_of_keys, recall_at_k, retrieval
-from sensorium.evals.starter import SOUND_SOURCES, TRAIN_STYLES, StarterSuite, load_samples
+from sensorium.evals.starter import SOUND_SOURCES, TEST_STYLE, TRAIN_STYLES, StarterSuite, load_samples
 from sensorium.generate.interface import Model
 from sensorium.generate.requests import MediaOptions, Request
 from sensorium.losses import compute_losses
@@ -30,6 +30,7 @@ from sensorium.train.evaluate import SPLIT, evaluate, validation_loader
 from sensorium.train.parallel import Ranks
 
 Figures = dict[str, float]
+BRIDGE = "tuxpaint-sounds"  # stamps of the full starter data that have a picture, a sound and a word
 # Of each part: its held-out sources, as what, how many samples and which losses are told.
 HELD_OUT = {
     "pictures": (("noto", "fluent", "openclipart"), "pair", 64, ("text", "align", "flow_image")),
@@ -42,6 +43,7 @@ LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # noise levels at which a clean signal is es
 NUM_QUESTIONS = 300
 NUM_DRAWN, NUM_SOUNDED = 128, 64
 NUM_SOLVER_STEPS = 16
+SOUND_PATCHES, FRAMES_OF_PATCH = 10, 6
 NUM_COMPONENTS = 24  # of the pixels and spectrograms whose distributions are compared
 
 
@@ -137,60 +139,80 @@ def drawing(model: Model, data: Path) -> Figures:
 
     The features belong to no model: principal components of the real ones' pixels (16 x 16) or spectrograms.
     """
-    grids = {name: modality.max_grid for name, modality in model.config.model.modalities.items()}
-    real = [s for style in TRAIN_STYLES for s in load_samples(style, "train", model.config.model)]
-    step = len(real) // (2 * NUM_DRAWN)
-    # The same concepts in both styles.
-    names = [sample.text for sample in real[: len(real) // 2 : max(1, step)]][:NUM_DRAWN]
-    real = [sample for sample in real if sample.text in names]
-    found = _drawn(model, "image", names, real, grids["image"], lambda x: _pixels(x, 16))
-    heard = [s for name in SOUND_SOURCES for s in load_samples(name, "train", model.config.model)]
-    first = {sample.text: sample for sample in reversed(heard)}
-    kept = list(first.values())[:NUM_SOUNDED]
-    frames = model.config.model.modalities["audio"].patch[0] * 10
-    grid = (10, 1)
-    words = [sample.text for sample in kept]
-    return found | _drawn(model, "audio", words, kept, grid, lambda x: _frames(x, frames))
+    config = model.config.model
+    seen, heard = _real_pictures(config), _real_sounds(config)
+    return {
+        **_drawn(model, "image", seen, config.modalities["image"].max_grid, _pixels),
+        **_drawn(model, "audio", heard, (SOUND_PATCHES, 1), _frames),
+    }
+
+
+def _real_pictures(config: ModelConfig) -> list[Sample]:
+    """The same concepts in both training styles."""
+    first, second = (load_samples(style, "train", config) for style in TRAIN_STYLES)
+    known = {sample.text for sample in second}
+    both = [sample for sample in first if sample.text in known]
+    names = [sample.text for sample in both[:: max(1, len(both) // NUM_DRAWN)]][:NUM_DRAWN]
+    return [sample for sample in (*first, *second) if sample.text in names]
+
+
+def _real_sounds(config: ModelConfig) -> list[Sample]:
+    """One for each name."""
+    samples = [s for name in SOUND_SOURCES for s in load_samples(name, "train", config)]
+    return list({sample.text: sample for sample in samples}.values())[:NUM_SOUNDED]
+
+
+class _Space:
+    """Features of a medium: the components along which the real ones differ most."""
+
+    def __init__(self, real: Sequence[Sample], view: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.view = view
+        views_MD = np.stack([view(sample.media[0].clean_CHW) for sample in real])
+        self.mean_D = views_MD.mean(axis=0)
+        self.components = np.linalg.svd(views_MD - self.mean_D, full_matrices=False)[2][:NUM_COMPONENTS].T
+        self.real_MK = (views_MD - self.mean_D) @ self.components
+
+    def features(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Arrays ``[C, H, W]`` -> ``[N, K]``."""
+        return (np.stack([self.view(array) for array in arrays]) - self.mean_D) @ self.components
 
 
 def _drawn(
     model: Model,
     kind: str,
-    names: list[str],
-    real: list[Sample],
+    real: Sequence[Sample],
     grid: tuple[int, int],
     view: Callable[[np.ndarray], np.ndarray],
 ) -> Figures:
+    names = list(dict.fromkeys(sample.text for sample in real))
     media = MediaOptions(num_steps=NUM_SOLVER_STEPS, grid=grid, guidance_scale=1.0)
     requests = []
     for number, name in enumerate(names):
         prompt = [TextSegment(model.tokenizer.encode(name)), EmbSegment()]
-        own = dataclasses.replace(media, seed=number)
-        requests.append(Request(prompt=prompt, output=kind, media=own))
-    answers = model.engine.generate(requests)
-    made_ND = np.stack([view(answer.parts[0].array.numpy()) for answer in answers])
-    real_MD = np.stack([view(sample.media[0].clean_CHW) for sample in real])
-    mean_D = real_MD.mean(axis=0)
-    components = np.linalg.svd(real_MD - mean_D, full_matrices=False)[2][:NUM_COMPONENTS].T
-    features_N, features_M = (made_ND - mean_D) @ components, (real_MD - mean_D) @ components
-    similarity_NM = -((features_N[:, None] - features_M[None]) ** 2).sum(axis=2)
+        requests.append(Request(prompt=prompt, output=kind, media=dataclasses.replace(media, seed=number)))
+    space = _Space(real, view)
+    made_NK = space.features([a.parts[0].array.numpy() for a in model.engine.generate(requests)])
+    similarity_NM = -((made_NK[:, None] - space.real_MK[None]) ** 2).sum(axis=2)
     of_names = matches_of_keys(names, [sample.text for sample in real])
+    others = matches_of_keys(shuffled(names, 0), [sample.text for sample in real])
     return {
-        f"{kind}: Frechet distance": frechet_distance(features_N, features_M),
+        f"{kind}: Frechet distance": frechet_distance(made_NK, space.real_MK),
         f"{kind}: asked concept is nearest": recall_at_k(similarity_NM, of_names, 1),
         f"{kind}: asked concept among 10 nearest": recall_at_k(similarity_NM, of_names, 10),
+        f"{kind}: asked concept among 10 nearest, control: shuffled": recall_at_k(similarity_NM, others, 10),
     }
 
 
-def _pixels(x_CHW: np.ndarray, size: int) -> np.ndarray:
-    return resize_image(denormalize_image(x_CHW), size, size).reshape(-1) / np.float32(255)
+def _pixels(x_CHW: np.ndarray) -> np.ndarray:
+    return resize_image(denormalize_image(x_CHW), 16, 16).reshape(-1) / np.float32(255)
 
 
-def _frames(x_CHW: np.ndarray, num_frames: int) -> np.ndarray:
-    """Every sixth frame of a fixed length of log-mel."""
+def _frames(x_CHW: np.ndarray) -> np.ndarray:
+    """The first second or so of log-mel, a mean for each patch."""
+    num_frames = SOUND_PATCHES * FRAMES_OF_PATCH
     cut = x_CHW[0, :num_frames]
     filled = np.pad(cut, ((0, num_frames - len(cut)), (0, 0)), constant_values=float(x_CHW.min()))
-    return filled.reshape(-1, 6, filled.shape[1]).mean(axis=1).reshape(-1)
+    return filled.reshape(SOUND_PATCHES, FRAMES_OF_PATCH, -1).mean(axis=1).reshape(-1)
 
 
 def bridge(model: Model, data: Path) -> Figures:
@@ -198,22 +220,22 @@ def bridge(model: Model, data: Path) -> Figures:
 
     Also pictures of the same concepts in the style that is never trained on.
     """
-    rows = list(Reader(str(data / "tuxpaint-sounds"), "train").rows())
+    rows = list(Reader(str(data / BRIDGE), "train").rows())
     heard, seen = ([_only(row, kind, model) for row in rows] for kind in ("audio", "image"))
-    keys = [sample.concept for sample in heard]
-    audio_ML = _embed(model, heard)
-    found = _both_ways("stamp", "sound", _embed(model, seen), audio_ML, matches_of_keys(keys, keys))
-    own = _both_ways(
-        "heard", "word", audio_ML, model.embed([s.text for s in heard]), matches_of_keys(keys, keys)
-    )
-    found["heard -> word R@10, training sounds"] = own["heard -> word R@10"]
+    keys, audio_ML = [sample.concept for sample in heard], _embed(model, heard)
     unseen = [
         sample_of_row(row, model.config.model)
-        for row in Reader(str(data / "openmoji"), "train").rows()
+        for row in Reader(str(data / TEST_STYLE), "train").rows()
         if row["concept"] in set(keys)
     ]
-    matches = matches_of_keys([sample.concept for sample in unseen], keys)
-    return found | _both_ways("unseen style", "sound", _embed(model, unseen), audio_ML, matches)
+    of_unseen = matches_of_keys([sample.concept for sample in unseen], keys)
+    of_words = audio_ML @ model.embed([sample.text for sample in heard]).T
+    matches = matches_of_keys(keys, keys)
+    return {
+        **_both_ways("stamp", "sound", _embed(model, seen), audio_ML, matches),
+        "unseen style -> sound R@10": recall_at_k(_embed(model, unseen) @ audio_ML.T, of_unseen, 10),
+        "sound -> word R@10, training sounds": recall_at_k(of_words, matches, 10),
+    }
 
 
 def _only(row: dict[str, Any], kind: str, model: Model) -> Sample:
@@ -257,8 +279,8 @@ FIGURES: dict[str, Callable[[Model, Path], Figures]] = {
 }
 
 
-def references(config: RunConfig) -> Figures:
-    """What stands beside the figures: chance, and neighbours in pixels; of no model."""
+def references(config: RunConfig, data: Path) -> Figures:
+    """What stands beside the figures and is of no model: chance, neighbours in pixels, one real style to the other."""
     suite = StarterSuite(config.model)
     to_word, to_picture = suite.pixel_neighbour
     num_pictures, num_sounds = len(suite.pictures), len({s.text for s in suite.sounds})
@@ -266,4 +288,14 @@ def references(config: RunConfig) -> Figures:
     for way, neighbour in (("picture -> word", to_word), ("word -> picture", to_picture)):
         found |= {f"{way} R@1, chance": 1 / num_pictures, f"{way} R@10, chance": 10 / num_pictures}
         found[f"{way} R@1, pixel neighbour"] = neighbour
-    return found | {f"sound -> word R@{k}, training sounds, chance": k / num_sounds for k in (1, 10)}
+    found |= {f"sound -> word R@{k}, training sounds, chance": k / num_sounds for k in (1, 10)}
+    real = _real_pictures(config.model)
+    space = _Space(real, _pixels)
+    of_style = [space.real_MK[[s.source == style for s in real]] for style in TRAIN_STYLES]
+    found["image: Frechet distance, one real style to the other"] = frechet_distance(*of_style)
+    if data.is_dir():
+        keys = [row["concept"] for row in Reader(str(data / BRIDGE), "train").rows()]
+        matches = matches_of_keys(keys, keys)
+        for name in ("stamp -> sound", "sound -> stamp", "unseen style -> sound"):
+            found[f"{name} R@10, chance"] = recall_at_k(np.zeros(matches.shape), matches, 10)
+    return found

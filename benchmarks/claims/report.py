@@ -65,14 +65,15 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
 
 def exponents(lines: Sequence[Line], figure: str) -> Difference | None:
     """The exponent of a figure over the variants' x, seed by seed; only seeds that have them all."""
+    if any(line["x"] is None or line["x"] <= 0 for line in lines):
+        return None
     of_seed: dict[int, list[tuple[float, float]]] = {}
     for line in lines:
-        if line["x"] is not None and line["figures"].get(figure, 0) > 0:
+        if line["figures"].get(figure, 0) > 0:
             of_seed.setdefault(line["seed"], []).append((line["x"], line["figures"][figure]))
     most = max(map(len, of_seed.values()), default=0)
-    found = {
-        s: exponent(*zip(*points, strict=True)) for s, points in of_seed.items() if len(points) == most > 1
-    }
+    whole = {seed: points for seed, points in of_seed.items() if len(points) == most > 1}
+    found = {seed: exponent(*zip(*points, strict=True)) for seed, points in whole.items()}
     return paired(found, dict.fromkeys(found, 0.0))
 
 
@@ -175,9 +176,8 @@ def plot(lines: Sequence[Line], headline: Sequence[str], references: Mapping[str
         for x, values in points:
             axes.plot([x] * len(values), values, "o", color="#9db4c8", markersize=4)
         means = [float(np.mean(values)) for _, values in points]
-        axes.plot(
-            [x for x, _ in points], means, "_-"[not is_number :: 2] or "_", color="#1b4f72", markersize=16
-        )
+        style = {"linestyle": "-"} if is_number else {"linestyle": "", "marker": "_", "markersize": 16}
+        axes.plot([x for x, _ in points], means, color="#1b4f72", **style)
         for reference, value in references.items():
             if reference.startswith(f"{name}, "):
                 axes.axhline(value, color="#a93226", linewidth=0.8, linestyle=":")

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims import measure
+
 from sensorium.config import RunConfig, to_dict
 from sensorium.generate.interface import Model
 from sensorium.sequence.packing import Batch
 from sensorium.train.checkpoint import last_checkpoint
 from sensorium.train.metrics import read_metrics
 from sensorium.train.trainer import Trainer
-
-from benchmarks.claims import measure
 
 NUM_POINTS = 60  # of the training curves that are kept
 FLOPS = "flops_seen"
