@@ -16,7 +16,7 @@ from sensorium.config import DataConfig, ModelConfig, RunConfig, SourceConfig, T
 from sensorium.data.loader import Loader
 from sensorium.data.reader import Reader
 from sensorium.data.sample import Sample, decode_medium, sample_of_row
-from sensorium.evals.baselines import shuffled
+from sensorium.evals.baselines import Example, pixel_neighbours, shuffled
 from sensorium.evals.metrics.generated import frechet_distance
 from sensorium.evals.metrics.retrieval import matches_of_keys, recall_at_k, retrieval
 from sensorium.evals.starter import SOUND_SOURCES, TEST_STYLE, TRAIN_STYLES, StarterSuite, load_samples
@@ -282,12 +282,23 @@ FIGURES: dict[str, Callable[[Model, Path], Figures]] = {
 def references(config: RunConfig, data: Path) -> Figures:
     """What stands beside the figures and is of no model: chance, neighbours in pixels, one real style to the other."""
     suite = StarterSuite(config.model)
-    to_word, to_picture = suite.pixel_neighbour
-    num_pictures, num_sounds = len(suite.pictures), len({s.text for s in suite.sounds})
+    names = [sample.text for sample in suite.pictures]
+    matches = matches_of_keys(names, names)
+    known = [s for style in TRAIN_STYLES for s in load_samples(style, "train", config.model)]
+    asked, examples = (
+        [Example(s.text, signal=denormalize_image(s.media[0].clean_CHW)) for s in samples]
+        for samples in (suite.pictures, known)
+    )
+    neighbours = [neighbour.scores(examples, asked, names) for neighbour in pixel_neighbours((8, 16))]
     found = {}
-    for way, neighbour in (("picture -> word", to_word), ("word -> picture", to_picture)):
-        found |= {f"{way} R@1, chance": 1 / num_pictures, f"{way} R@10, chance": 10 / num_pictures}
-        found[f"{way} R@1, pixel neighbour"] = neighbour
+    for way, scores, right in (
+        ("picture -> word", neighbours, matches),
+        ("word -> picture", [score.T for score in neighbours], matches.T),
+    ):
+        for k in (1, 10):
+            found[f"{way} R@{k}, chance"] = recall_at_k(np.zeros(right.shape), right, k)
+            found[f"{way} R@{k}, pixel neighbour"] = max(recall_at_k(score, right, k) for score in scores)
+    num_sounds = len({s.text for s in suite.sounds})
     found |= {f"sound -> word R@{k}, training sounds, chance": k / num_sounds for k in (1, 10)}
     real = _real_pictures(config.model)
     space = _Space(real, _pixels)
