@@ -11,7 +11,10 @@ one after the other, so that what is finished early can be compared.
 import argparse
 import json
 import os
+import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -71,6 +74,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/claims"))
     parser.add_argument("--claims", default=",".join(CLAIMS), help="names between commas")
+    parser.add_argument("--variants", default="", help="only those whose names hold this regular expression")
     parser.add_argument("--shape", default="nano", help="a recipe, or micro or mid")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tflop", type=float, help="of every run, instead of each claim's own")
@@ -96,6 +100,7 @@ def main() -> None:
     unknown = [name for name in names if name not in CLAIMS]
     if unknown:
         parser.error(f"unknown claim {unknown[0]!r}; known are {', '.join(CLAIMS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C: runs are told
     options.out.mkdir(parents=True, exist_ok=True)
     about = machine()
     if not options.report:
@@ -114,7 +119,7 @@ def _jobs(names: Sequence[str], start: Setting, options: argparse.Namespace) -> 
             print(f"{name}: not run, {start.data} is missing; build it with `sensorium data build starter`")
             continue
         tflop = QUICK_TFLOP if options.quick else options.tflop or claim.tflop
-        variants = claim.variants(start, tflop)
+        variants = [v for v in claim.variants(start, tflop) if re.search(options.variants, v.name)]
         found += [Job(name, variant, seed) for seed in range(options.seeds) for variant in variants]
     return found
 
@@ -169,7 +174,13 @@ def _results(
 ) -> Iterator[tuple[str, Job, dict[str, Any]]]:
     """(fingerprint, job, result) as they come. Runs that are under way are stopped with this process."""
     under_way: dict[str, subprocess.Popen[str]] = {}
-    left = list(order)
+    folder, left = options.out / "jobs", []
+    for mark in order:
+        path = folder / f"{mark}.result.json"
+        if path.is_file():  # finished after the process that asked for it
+            yield mark, waiting[mark], json.loads(path.read_text(encoding="utf-8"))
+        else:
+            left.append(mark)
     try:
         while left or under_way:
             while left and len(under_way) < options.jobs:
@@ -177,15 +188,16 @@ def _results(
                 under_way[mark] = _start(waiting[mark], mark, options)
             finished = [mark for mark, process in under_way.items() if process.poll() is not None]
             for mark in finished:
-                process, path = under_way.pop(mark), options.out / "jobs" / mark
-                if process.returncode:
-                    raise SystemExit(f"{waiting[mark].name} failed with {process.returncode}; see {path}.log")
-                yield mark, waiting[mark], json.loads(path.with_suffix(".result.json").read_text())
+                code, log = under_way.pop(mark).returncode, folder / f"{mark}.log"
+                if code:
+                    raise SystemExit(f"{waiting[mark].name} failed with {code}; see {log}")
+                result = (folder / f"{mark}.result.json").read_text(encoding="utf-8")
+                yield mark, waiting[mark], json.loads(result)
             if not finished:
                 time.sleep(0.2)
     finally:
         for process in under_way.values():
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)  # whatever the prefix started too; a run saves and ends
         for process in under_way.values():
             process.wait()
 
@@ -213,7 +225,9 @@ def _start(job: Job, mark: str, options: argparse.Namespace) -> "subprocess.Pope
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     with (folder / f"{mark}.log").open("a", encoding="utf-8") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True, start_new_session=True
+        )
 
 
 def _run_one(path: Path) -> None:
@@ -232,6 +246,7 @@ def _run_one(path: Path) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(result), encoding="utf-8")
     partial.replace(path.with_suffix(".result.json"))
+    shutil.rmtree(asked["folder"])
 
 
 def _write(out: Path, names: Sequence[str], json_path: Path | None, about: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def fingerprint(config: RunConfig, tflop: float, figures: Sequence[str]) -> str:
 
 
 def run(config: RunConfig, tflop: float, figures: Sequence[str], folder: Path, data: Path) -> dict[str, Any]:
-    """Train in ``folder`` (a stopped run goes on), measure, and leave nothing behind but what is returned."""
+    """Train in ``folder``, where a stopped run goes on, and measure."""
     trainer = BudgetedTrainer(config, folder, tflop * 1e12)
     trainer.train()
     averaged = trainer.averaged_model()
@@ -75,7 +74,7 @@ def run(config: RunConfig, tflop: float, figures: Sequence[str], folder: Path, d
         for number, line in enumerate(lines)
         if number % every == 0 or "val_loss" in line
     ]
-    result = {
+    return {
         "parameters": sum(weight.numel() for weight in averaged.parameters()),
         "tflop": trainer.flops / 1e12,
         "steps": trainer.step,
@@ -84,5 +83,3 @@ def run(config: RunConfig, tflop: float, figures: Sequence[str], folder: Path, d
         "figures": found,
         "curve": curve,
     }
-    shutil.rmtree(folder)
-    return result
