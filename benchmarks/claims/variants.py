@@ -202,6 +202,20 @@ def align(setting: Setting, tflop: float) -> list[Variant]:
     ]
 
 
+def words(setting: Setting, tflop: float) -> list[Variant]:
+    """Weights of the text loss: in a mixture few of the supervised tokens are answers to questions."""
+    return [
+        Variant(
+            name=f"w_text {weight:g}",
+            config=with_train(setting.config, w_text=weight),
+            tflop=tflop,
+            figures=ALL_FIGURES,
+            x=weight,
+        )
+        for weight in (4.0, 12.0)
+    ]
+
+
 def experts(setting: Setting, tflop: float) -> list[Variant]:
     """One feed-forward, or a second one for what is being generated."""
     return [
@@ -387,6 +401,13 @@ CLAIMS = {
         tflop=3.0,
         variants=align,
         headline=("picture -> word R@10", "questions right", "pictures: text", "pictures: flow_image"),
+    ),
+    "words": Claim(
+        question="weight of the text loss",
+        base="w_text 4",
+        tflop=3.0,
+        variants=words,
+        headline=("questions right", "questions: text", "hearing: text", "picture -> word R@10"),
     ),
     "bridge": Claim(
         question="does sound help pictures, and do pictures find sounds that they were never paired with",
