@@ -265,7 +265,7 @@ def _write(out: Path, names: Sequence[str], json_path: Path | None, about: dict[
             for figure, fit in fits.items()
             if fit is not None
         ]
-        report.plot(own, claim.headline, references, out / f"claims-{name}.png")
+        report.plot(own, claim.base, claim.headline, references, out / f"claims-{name}.png")
     pieces += ["Beside them: " + "; ".join(f"{key} {value:.3g}" for key, value in references.items()) + "."]
     text = "\n\n".join(pieces) + "\n"
     (out / "report.md").write_text(text, encoding="utf-8")

@@ -72,7 +72,7 @@ def exponents(lines: Sequence[Line], figure: str) -> Difference | None:
         if line["figures"].get(figure, 0) > 0:
             of_seed.setdefault(line["seed"], []).append((line["x"], line["figures"][figure]))
     most = max(map(len, of_seed.values()), default=0)
-    whole = {seed: points for seed, points in of_seed.items() if len(points) == most > 1}
+    whole = {seed: points for seed, points in of_seed.items() if len(points) == most > 2}
     found = {seed: exponent(*zip(*points, strict=True)) for seed, points in whole.items()}
     return paired(found, dict.fromkeys(found, 0.0))
 
@@ -102,24 +102,32 @@ _OTHERS = {
 
 def table(lines: Sequence[Line], base: str) -> str:
     """Markdown: every figure of every column (mean, then each seed), and the differences from the base."""
-    found = columns(lines)
-    order = [base, *(name for name in found if name != base)] if base in found else list(found)
-    figures = dict.fromkeys(name for column in order for name in found[column])
-    head = ["figure", *order]
+    found = _base_first(columns(lines), base)
+    figures = dict.fromkeys(name for column in found.values() for name in column)
+    head = ["figure", *found]
     rows = [head, ["---"] * len(head)]
     for figure in figures:
         cells = [figure + (" (less is better)" if is_falling(figure) else "")]
-        for name in order:
+        for name in found:
             values = found[name].get(figure)
             cell = (
                 "" if values is None else f"{_mean(values)} ({', '.join(_short(v) for v in values.values())})"
             )
-            difference = paired(values, found[base].get(figure, {})) if values and name != base else None
+            difference = (
+                paired(values, found[base].get(figure, {}))
+                if values and name != base and base in found
+                else None
+            )
             if difference is not None:
                 cell += f"; {_difference(difference)}"
             cells.append(cell)
         rows.append(cells)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _base_first(found: dict[str, Any], base: str) -> dict[str, Any]:
+    """Columns in the order of what they are compared with."""
+    return {name: found[name] for name in sorted(found, key=lambda name: name != base)}
 
 
 def is_falling(figure: str) -> bool:
@@ -155,12 +163,14 @@ def _difference(difference: Difference) -> str:
     return f"{difference.mean:+.3g} [{difference.low:+.3g}, {difference.high:+.3g}]{mark}"
 
 
-def plot(lines: Sequence[Line], headline: Sequence[str], references: Mapping[str, float], path: Path) -> None:
-    """A panel for each headline figure: a point for each seed, a bar at the mean, chance and neighbours as lines."""
+def plot(
+    lines: Sequence[Line], base: str, headline: Sequence[str], references: Mapping[str, float], path: Path
+) -> None:
+    """A panel for each headline figure: a point for each seed, the mean, chance and neighbours as lines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = columns(lines)
+    found = _base_first(columns(lines), base)
     shown = [name for name in headline if any(name in column for column in found.values())]
     places = {line["variant"]: line["x"] for line in lines}
     is_number = all(x is not None for x in places.values())
@@ -186,11 +196,13 @@ def plot(lines: Sequence[Line], headline: Sequence[str], references: Mapping[str
                 )
         if is_number and min(x for x, _ in points) > 0:
             axes.set_xscale("log")
-            axes.set_yscale("log")
-        elif not is_number:
-            axes.set_xticks(range(len(found)), list(found), rotation=30, ha="right")
+            axes.minorticks_off()
+        if is_number:
+            axes.set_xticks([x for x, _ in points], [f"{x:,g}" for x, _ in points])
+        else:
+            axes.set_xticks(range(len(found)), list(found), rotation=20, ha="right")
             axes.set_xlim(-0.5, len(found) - 0.5)
         axes.set_title(name + (" ↓" if is_falling(name) else ""), fontsize=8)
         axes.tick_params(labelsize=6)
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=75)

@@ -210,7 +210,6 @@ def words(setting: Setting, tflop: float) -> list[Variant]:
             config=with_train(setting.config, w_text=weight),
             tflop=tflop,
             figures=ALL_FIGURES,
-            x=weight,
         )
         for weight in (4.0, 12.0)
     ]
@@ -344,7 +343,8 @@ def size(setting: Setting, tflop: float) -> list[Variant]:
 def bridge(setting: Setting, tflop: float) -> list[Variant]:
     """Pictures and words, sounds and words; never a picture and its sound.
 
-    Beside it the pictures alone, and the same with the words of the sounds shuffled among them.
+    Beside it the pictures alone, and the same with the words of the sounds shuffled among them. The order is that of the
+    control of ``measure.bridge``, which so finds what a model of shuffled words was taught.
     """
     rows = list(Reader(str(setting.data / BRIDGE), "train").rows())
     order = np.random.default_rng(0).permutation(len(rows))

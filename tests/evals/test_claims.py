@@ -161,9 +161,14 @@ def test_the_parts_of_one_system_stand_in_one_column() -> None:
         line("apart, speech", 0, {"pictures: text": 9.0, "hearing: text": 4.0}, group="apart"),
     ]
     assert report.columns(lines)["apart"] == {"pictures: text": {0: 1.0}, "hearing: text": {0: 4.0}}
-    shown = report.table(lines, "joint")
+    shown = report.table(lines[::-1], "joint")
+    assert shown.startswith("| figure | joint | apart |")
     assert "-1, one seed" in shown
     assert "+1, one seed" in shown
+
+
+def test_two_points_make_no_law() -> None:
+    assert report.exponents([line(f"{x}", 0, {"loss": 1.0 / x}, x=float(x)) for x in (1, 2)], "loss") is None
 
 
 def test_no_exponent_over_what_may_be_negative() -> None:
