@@ -183,6 +183,8 @@ def plot(
             for place, (column, own) in enumerate(found.items())
             if name in own
         ]
+        if is_number:
+            points.sort()
         for x, values in points:
             axes.plot([x] * len(values), values, "o", color="#9db4c8", markersize=4)
         means = [float(np.mean(values)) for _, values in points]
