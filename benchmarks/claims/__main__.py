@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims import report
-from benchmarks.claims.variants import CLAIMS, Setting, Variant, setting, with_train
+from benchmarks.claims.settings import Setting, setting, with_train
+from benchmarks.claims.variants import CLAIMS, Variant
 from benchmarks.common import machine
 
 from sensorium.config import RunConfig, from_dict, to_dict

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmarks.claims import __main__ as command
-from benchmarks.claims import report, variants
+from benchmarks.claims import report, settings, variants
 from benchmarks.claims.train import FLOPS, BudgetedTrainer, fingerprint
 from scipy import stats
 
@@ -27,11 +27,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> variants.Setting:
+def start(tmp_path: Path) -> settings.Setting:
     """The smallest shape with the fewest samples in a step."""
-    found = variants.setting("micro", tmp_path / "nothing", tmp_path / "data")
-    config = variants.with_sources(found.config, found.config.data.sources, samples_per_step=12)
-    config = variants.with_train(config, save_every=2, log_every=0)
+    found = settings.setting("micro", tmp_path / "nothing", tmp_path / "data")
+    config = settings.with_sources(found.config, found.config.data.sources, samples_per_step=12)
+    config = settings.with_train(config, save_every=2, log_every=0)
     return dataclasses.replace(found, config=config)
 
 
@@ -41,7 +41,7 @@ def flops_of_steps(config: RunConfig, num_steps: int, tokenizer: Any) -> list[fl
     return [flops(loader.batch(step)) for step in range(num_steps)]
 
 
-def test_a_run_ends_with_the_step_that_uses_up_its_flops(start: variants.Setting, tmp_path: Path) -> None:
+def test_a_run_ends_with_the_step_that_uses_up_its_flops(start: settings.Setting, tmp_path: Path) -> None:
     trainer = BudgetedTrainer(start.config, tmp_path / "run", 1.0)
     steps = flops_of_steps(start.config, 5, trainer.tokenizer)
     trainer.budget = sum(steps[:3]) + 0.5 * steps[3]
@@ -53,7 +53,7 @@ def test_a_run_ends_with_the_step_that_uses_up_its_flops(start: variants.Setting
 
 
 def test_a_stopped_run_goes_on_with_the_flops_it_had(
-    start: variants.Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: settings.Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = BudgetedTrainer(start.config, tmp_path / "whole", 1.0)
     whole.budget = sum(flops_of_steps(start.config, 5, whole.tokenizer)) - 1
@@ -79,15 +79,15 @@ def test_a_stopped_run_goes_on_with_the_flops_it_had(
     assert len(found[0]) == 5
 
 
-def test_parts_apart_share_what_the_joint_model_has(start: variants.Setting) -> None:
+def test_parts_apart_share_what_the_joint_model_has(start: settings.Setting) -> None:
     found = variants.joint(start, 2.0)
     groups: dict[str, list[variants.Variant]] = {}
     for variant in found:
         groups.setdefault(variant.group or variant.name, []).append(variant)
     assert {name: len(members) for name, members in groups.items()} == {
         "joint": 1,
-        "apart, same sum": len(variants.PARTS),
-        "apart, all for each": len(variants.PARTS),
+        "apart, same sum": len(settings.PARTS),
+        "apart, all for each": len(settings.PARTS),
     }
     assert sum(variant.tflop for variant in groups["apart, same sum"]) == pytest.approx(2.0)
     assert {variant.tflop for variant in groups["apart, all for each"]} == {2.0}
@@ -97,7 +97,7 @@ def test_parts_apart_share_what_the_joint_model_has(start: variants.Setting) -> 
         assert sorted(parts) == sorted(joint)
 
 
-def test_less_data_is_a_part_of_more(start: variants.Setting) -> None:
+def test_less_data_is_a_part_of_more(start: settings.Setting) -> None:
     ids = []
     for variant in variants.data(start, 1.0):
         sources = variant.config.data.sources
@@ -108,12 +108,12 @@ def test_less_data_is_a_part_of_more(start: variants.Setting) -> None:
     assert len(ids[1]) == pytest.approx(0.3 * len(ids[2]), rel=0.01)
 
 
-def test_what_changes_a_run_changes_its_name(start: variants.Setting) -> None:
+def test_what_changes_a_run_changes_its_name(start: settings.Setting) -> None:
     base = fingerprint(start.config, 1.0, ("losses",))
     assert base == fingerprint(start.config, 1.0, ("losses",))
     others = [
-        fingerprint(variants.with_train(start.config, seed=1), 1.0, ("losses",)),
-        fingerprint(variants.with_model(start.config, target="v"), 1.0, ("losses",)),
+        fingerprint(settings.with_train(start.config, seed=1), 1.0, ("losses",)),
+        fingerprint(settings.with_model(start.config, target="v"), 1.0, ("losses",)),
         fingerprint(start.config, 2.0, ("losses",)),
         fingerprint(start.config, 1.0, ("losses", "pictures")),
     ]
@@ -177,7 +177,7 @@ def test_no_exponent_over_what_may_be_negative() -> None:
 
 
 def test_equal_runs_are_trained_once_and_what_is_done_is_not_done_again(
-    start: variants.Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: settings.Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
 
