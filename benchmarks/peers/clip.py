@@ -16,14 +16,16 @@ from sensorium.sequence.tokenizer import Tokenizer
 from .work import PATCH, SIDE, STYLES, Asked, arrays_of, picture_and_tokens, rows_of
 
 
-def import_open_clip() -> Any:
-    """The package ``open_clip``, also beside a PyTorch without CUDA.
+def mend_torchvision() -> None:
+    """Let torchvision be imported beside a PyTorch without CUDA.
 
-    torchvision's operators come compiled against CUDA; without them its import stops at two that it registers
-    shapes for. None of them is used here, so it is enough to say that they exist.
+    Its operators come compiled against CUDA; without them its import stops at two that it registers shapes for.
+    Nothing here uses them, so it is enough to say that they exist.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
+    except ImportError:  # who needs it will say so
+        return
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
@@ -33,16 +35,14 @@ def import_open_clip() -> Any:
             )
         for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[module]
-    import open_clip
-
-    return open_clip
+        import torchvision  # noqa: F401
 
 
 class OpenClip:
     """``open_clip.model.CLIP`` of our size as a learner."""
 
     def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
-        import_open_clip()
+        mend_torchvision()
         from open_clip.loss import ClipLoss
         from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 

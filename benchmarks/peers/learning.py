@@ -62,7 +62,7 @@ def learn(learner: Learner, loader: Loader, config: TrainConfig, budget_tflop: f
     optimizer, ema = MuonAdamW(model, config), EMA(model, config.ema_decay)
     known: dict[Hashable, float] = {}
     spent, step, samples, check, of_optimizer = 0.0, 0, 0, 1.0, 0.0
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     while spent < budget_tflop * 1e12:
         found = loader.samples(step)
         batch = learner.collate(found.documents)
@@ -98,6 +98,7 @@ def learn(learner: Learner, loader: Loader, config: TrainConfig, budget_tflop: f
         "samples": samples,
         "tflop": spent / 1e12,
         "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
         "parameters": sum(p.numel() for p in model.parameters()),
         "optimizer_share": of_optimizer * step / spent,
         "charged_over_counted": check,

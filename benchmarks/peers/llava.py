@@ -11,11 +11,15 @@ from sensorium.config import ModelConfig, RunConfig
 from sensorium.sequence.document import Document
 from sensorium.sequence.tokenizer import Tokenizer
 
+from .clip import mend_torchvision
 from .work import Asked, arrays_of, picture_and_tokens
 
 
-def build(config: ModelConfig, image_token: int, *, vision_layers: int, text_layers: int) -> Any:
-    """``LlavaForConditionalGeneration`` of our widths, heads and patches."""
+def build(
+    config: ModelConfig, image_token: int, *, vision_layers: int, text_layers: int, mlp_dim: int
+) -> Any:
+    """``LlavaForConditionalGeneration`` of our widths, heads and patches; ``mlp_dim`` of the decoder."""
+    mend_torchvision()  # transformers imports it where it is installed
     from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen3Config, SiglipVisionConfig
 
     image = config.modalities["image"]
@@ -33,7 +37,7 @@ def build(config: ModelConfig, image_token: int, *, vision_layers: int, text_lay
             text_config=Qwen3Config(
                 vocab_size=config.vocab_size,
                 hidden_size=config.dim,
-                intermediate_size=config.mlp_dim,
+                intermediate_size=mlp_dim,
                 num_hidden_layers=text_layers,
                 num_attention_heads=config.num_heads,
                 num_key_value_heads=config.num_kv_heads,
@@ -77,7 +81,8 @@ class Llava:
         self.image_token = tokenizer.open_token("image")
         rows, cols = config.model.modalities["image"].max_grid
         self.num_patches = rows * cols
-        self.model = build(config.model, self.image_token, vision_layers=2, text_layers=3)
+        mlp_dim = config.model.mlp_dim
+        self.model = build(config.model, self.image_token, vision_layers=2, text_layers=3, mlp_dim=mlp_dim)
 
     def collate(self, documents: Sequence[Document]) -> dict[str, Tensor]:
         """Padded inputs."""

@@ -178,7 +178,7 @@ def picture_and_tokens(
     picture, ids, supervised = None, [], []
     for segment in document.segments:
         if isinstance(segment, MediaSegment):
-            picture = segment.array
+            picture = np.asarray(segment.array, dtype=np.float32)  # augmentation may leave double precision
             continue
         own = [tokenizer.emb] if isinstance(segment, EmbSegment) else list(segment.token_ids)
         ids += own
