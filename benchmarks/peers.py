@@ -56,31 +56,35 @@ def work(spec: Spec) -> Spec:
 
     torch.set_num_threads(spec["threads"])
     tune_allocator()
-    row, system = spec["row"], spec["system"]
+    row, system, answers = spec["row"], spec["system"], Path(spec["out"]) / spec["answers"]
     if system == PEERS["speech"]:
         from peers.whisper import transcripts
 
         heard = transcripts(Path(spec["whisper"]), Asked.load(spec["limit"]), spec["threads"])
-        np.savez_compressed(spec["answers"], **{f"speech/{k}": v for k, v in heard.items()})
+        np.savez_compressed(answers, **{f"speech/{k}": v for k, v in heard.items()})
         return {}
     torch.manual_seed(spec["seed"])
     tokenizer = Tokenizer.load("starter-1k")
-    sources = sources_of(row, tokenizer)
-    config = run_config(row, sources, lr=spec["lr"], batch=spec["batch"], seed=spec["seed"])
+    config = run_config(
+        row,
+        sources_of(row, tokenizer),
+        lr=spec["lr"],
+        batch=spec["batch"],
+        seed=spec["seed"],
+        optimizer="muon" if system in (ALONE, TOGETHER) else "adamw",
+        drops_conditions=system != PEERS["pictures"],  # it does so itself
+    )
     learner = learner_of(system)(config, tokenizer)
-    if system == PEERS["pictures"]:  # drops conditions itself
-        config = run_config(row, sources, lr=spec["lr"], batch=spec["batch"], seed=spec["seed"], dropout=0.0)
     loader = Loader(config.data, config.model, tokenizer, spec["seed"])
-    train = config.train if system in (ALONE, TOGETHER) else plain(config.train)
-    done = learn(learner, loader, train, spec["tflop"])
+    done = learn(learner, loader, config.train, spec["tflop"])
     with resting(learner.model):
-        if spec["answers"] is None:
+        if not spec["answers"]:
             documents = held_out(row, config, tokenizer)
             return done | {"held_out": float(learner.loss(learner.collate(documents), 0))}
         asked = Asked.load(spec["limit"])
         rows = ROWS if row == "joint" else (row,)
         found = {f"{one}/{k}": v for one in rows for k, v in learner.answers(one, asked).items()}
-    np.savez_compressed(spec["answers"], **found)
+    np.savez_compressed(answers, **found)
     return done
 
 
@@ -101,13 +105,6 @@ def learner_of(system: str) -> Any:
     from peers.ours import Ours
 
     return Ours
-
-
-def plain(train: Any) -> Any:
-    """The same training with AdamW, as the peers' users have it."""
-    import dataclasses
-
-    return dataclasses.replace(train, optimizer="adamw")
 
 
 def judge(paths: Sequence[str], out: str) -> None:
@@ -152,7 +149,9 @@ class Record:
 
 def key_of(spec: Spec) -> str:
     """A spec without what changes no figure."""
-    return json.dumps({k: v for k, v in spec.items() if k not in ("threads", "whisper")}, sort_keys=True)
+    return json.dumps(
+        {k: v for k, v in spec.items() if k not in ("threads", "whisper", "out")}, sort_keys=True
+    )
 
 
 def _read(line: str) -> Spec | None:
@@ -187,7 +186,8 @@ class Table:
             "limit": options.limit,
             "threads": options.threads,
             "whisper": str(options.whisper or ""),
-            "answers": None,
+            "out": str(options.out),
+            "answers": "",
             **own,
         }
 
@@ -213,15 +213,15 @@ class Table:
 
     def final(self, row: str, system: str, seed: int) -> Spec:
         """The run that is asked."""
-        budgets = len(self.options.rows) if system == TOGETHER else 1
-        path = self.options.out / f"{row}-{system}-{seed}-{self.options.tflop:g}-{self.options.limit}.npz"
+        budgets = len(PEERS) if system == TOGETHER else 1
+        name = f"{row}-{system}-{seed}-{self.options.tflop:g}-{self.options.limit}.npz"
         return self.spec(
             row,
             system,
             **self.chosen(row, system),
             seed=seed,
             tflop=0.0 if system == PEERS["speech"] else self.options.tflop * budgets,
-            answers=str(path).replace(", ", "-"),
+            answers=name.replace(", ", "-"),
         )
 
     def run(self) -> dict[str, dict[str, list[Spec]]]:
@@ -243,9 +243,12 @@ class Table:
         return found
 
     def _all(self, specs: Iterable[Spec]) -> None:
-        with ThreadPoolExecutor(self.options.jobs) as pool:
+        pool = ThreadPoolExecutor(self.options.jobs)
+        try:
             for future in [pool.submit(self._one, spec) for spec in specs]:
                 future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _one(self, spec: Spec) -> None:
         is_ours = spec["system"] in (ALONE, TOGETHER)
@@ -291,97 +294,9 @@ def _shown(values: Spec) -> str:
     return ", ".join(f"{k} {v:.4g}" for k, v in kept.items())
 
 
-def figures_of(table: Table, found: dict[str, dict[str, list[Spec]]]) -> list[Any]:
-    """Every line of the table."""
-    import numpy as np
-    from peers import figures, judge
-    from peers.work import Asked
-
-    asked = Asked.load(table.options.limit)
-    files = {
-        s["answers"]: dict(np.load(s["answers"])) for of in found.values() for x in of.values() for s in x
-    }
-    lines = []
-    for row, systems in found.items():
-        answers = {
-            name: [
-                {k.partition("/")[2]: v for k, v in files[s["answers"]].items() if k.startswith(f"{row}/")}
-                for s in specs
-            ]
-            for name, specs in systems.items()
-        }
-        if row == "retrieval":
-            lines += figures.retrieval_figures(answers, asked)
-        elif row == "text":
-            lines += figures.text_figures(answers, asked)
-        elif row == "speech":
-            lines += figures.speech_figures(answers, asked)
-        else:
-            real = figures.RealPictures.of(asked.names)
-            drawn = {name: [one["pictures"] for one in of] for name, of in answers.items()}
-            sets = {"one": real.one, "other": real.other}
-            views = {
-                "pixels (8 px)": {name: figures.pixel_view(each) for name, each in sets.items()}
-                | {name: [figures.pixel_view(list(x)) for x in each] for name, each in drawn.items()}
-            }
-            path = str(table.options.out / "real.npz")
-            np.savez_compressed(path, one_pictures=np.stack(real.one), other_pictures=np.stack(real.other))
-            paths = [path, *(s["answers"] for specs in systems.values() for s in specs)]
-            seen = table.features(paths)
-            if seen is not None:
-                at = {p: f"{n}/pictures/pictures" for n, p in enumerate(paths)}
-                views[judge.NAME] = {"one": seen["0/one_pictures"], "other": seen["0/other_pictures"]} | {
-                    name: [seen[at[s["answers"]]] for s in specs] for name, specs in systems.items()
-                }
-            lines += figures.picture_figures(answers, real, views)
-    return lines
-
-
-def lines_of(figure: Any) -> Iterable[str]:
-    """A figure in words."""
-    unit = figure.unit
-    yield f"{figure.row}: {figure.metric}"
-    names = [*figure.systems, *figure.others]
-    width = max(map(len, names))
-    ours = [name for name in figure.systems if name.startswith("ours")]
-    for name in names:
-        it = figure.interval(name)
-        line = f"  {name.ljust(width)}  {it.estimate:6.1f}{unit} [{it.low:.1f}, {it.high:.1f}]"
-        for mine in ours if name not in ours else ():
-            difference = figure.difference(mine, name)
-            if difference is not None:
-                line += f"  {mine} {difference.estimate:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
-        yield line
-
-
-def results_of(figure: Any) -> list[Spec]:
-    """A figure for the result file: each of ours against the peer and against each baseline."""
-    from common import result
-
-    found = []
-    for mine in (name for name in figure.systems if name.startswith("ours")):
-        for other in [name for name in (*figure.systems, *figure.others) if name != mine]:
-            line = result(
-                f"{figure.row}: {figure.metric}: {mine} against",
-                figure.unit,
-                figure.by_seed(mine),
-                other,
-                figure.by_seed(other),
-            )
-            difference = figure.difference(mine, other)
-            found.append(
-                line
-                | {
-                    "interval": figure.interval(mine).as_dict(),
-                    "their_interval": figure.interval(other).as_dict(),
-                    "difference": difference and difference.as_dict(),
-                }
-            )
-    return found
-
-
 def main() -> None:
     from common import machine, write_results
+    from peers.report import figures_of, lines_of, results_of
     from peers.work import ROWS
 
     parser = argparse.ArgumentParser(
@@ -406,7 +321,10 @@ def main() -> None:
         setattr(options, name, value)
     table = Table(options)
     found = table.run()
-    figures = figures_of(table, found)
+    answers = {
+        row: {n: [s["answers"] for s in specs] for n, specs in of.items()} for row, of in found.items()
+    }
+    figures = figures_of(options.out, answers, options.limit, table.features)
     print(f"\nBudget of a row: {options.tflop:g} TFLOP of training; seeds {options.seeds}.")
     runs = [
         spec | table.record.done[key_of(spec)] for of in found.values() for x in of.values() for spec in x

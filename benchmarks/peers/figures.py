@@ -17,6 +17,7 @@ from sensorium.evals.metrics.retrieval import matches_of_keys, recall_per_query
 from sensorium.evals.metrics.speech import word_error_rate
 from sensorium.evals.statistics import Interval, bootstrap, paired_difference
 from sensorium.media.image import resize_image
+from sensorium.media.parts import Image
 
 from .work import QUESTION_SOURCE, SIDE, STYLES, Asked, rows_of, text_of
 
@@ -82,8 +83,6 @@ def known_pictures() -> list[Example]:
 
 
 def _shrunk(row: Mapping[str, Any]) -> np.ndarray:
-    from sensorium.media.parts import Image
-
     return resize_image(Image(row["image"]["bytes"]).pixels(), SIDE, SIDE)
 
 

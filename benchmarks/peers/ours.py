@@ -1,5 +1,6 @@
 """Ours: the recipe ``nano``, for one row alone or for all of them."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def sources_of(row: str, tokenizer: Tokenizer) -> tuple[SourceConfig, ...]:
         return SOURCES[row]
     weighed: list[SourceConfig] = []
     for part, share in JOINT_SHARES:
-        config = run_config(JOINT, part, lr=0.0, batch=64, seed=0)
+        config = run_config(JOINT, part, lr=0.0, batch=64)
         loader = Loader(config.data, config.model, tokenizer, seed=0)
         cost = StepFlops(config.model)(loader.batch(0)) / 64
         total = sum(source.weight for source in part)
@@ -86,4 +87,4 @@ def sources_of(row: str, tokenizer: Tokenizer) -> tuple[SourceConfig, ...]:
 
 
 def _weigh(source: SourceConfig, weight: float) -> SourceConfig:
-    return SourceConfig(path=source.path, weight=weight, templates=source.templates, augment=source.augment)
+    return dataclasses.replace(source, weight=weight)

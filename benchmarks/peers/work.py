@@ -7,7 +7,7 @@ styles are trained on (Noto and Fluent emoji), a third one (OpenMoji) is asked.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,10 +56,11 @@ def run_config(
     *,
     lr: float,
     batch: int,
-    seed: int,
-    dropout: float | None = None,
+    seed: int = 0,
+    optimizer: Literal["adamw", "muon"] = "muon",
+    drops_conditions: bool = True,
 ) -> RunConfig:
-    """The recipe ``nano`` with the modalities that a row needs; ``dropout`` of conditions if not its own."""
+    """The recipe ``nano`` with the modalities that a row needs."""
     nano = recipes.nano()
     audio: ModalityConfig = dataclasses.replace(
         nano.model.modalities["audio"], max_size=(SOUND_FRAMES, nano.model.modalities["audio"].max_size[1])
@@ -77,9 +78,9 @@ def run_config(
             sources=tuple(sources),
             templates=TEMPLATES,
             samples_per_step=batch,
-            condition_dropout=nano.data.condition_dropout if dropout is None else dropout,
+            condition_dropout=nano.data.condition_dropout * drops_conditions,
         ),
-        train=dataclasses.replace(nano.train, lr=lr, seed=seed),
+        train=dataclasses.replace(nano.train, lr=lr, seed=seed, optimizer=optimizer),
     )
 
 
