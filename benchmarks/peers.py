@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-RATES, BATCHES, JOINT_BATCH = (5e-4, 1.5e-3, 4e-3), (64, 192), 96
+RATES, BATCHES, JOINT_BATCH = (5e-4, 1.5e-3, 4e-3), (32, 96), 96
 TUNING_SHARE = 0.1
 ALONE, TOGETHER = "ours, alone", "ours, joint"
 PEERS = {"retrieval": "open_clip", "text": "transformers", "pictures": "transfusion", "speech": "whisper"}
