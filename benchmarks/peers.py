@@ -13,7 +13,7 @@ Four rows, each with the budget ``--tflop`` (teraflops of training):
 with the sum of the rows' budgets, of which each row's samples get that row's part.
 
 Settings (learning rate, batch) are chosen for every system by its own loss on samples that are not asked, over the same
-grid, with ``TUNING_SHARE`` of the row's budget for each try. Ours of the speech row takes those of the text row.
+grid, with the share ``--tuning`` of the row's budget for each try. Ours of the speech row takes those of the text row.
 
 Everything that is done is appended to ``--out``: a run that was stopped goes on. docs/evaluation.md says how to make
 the peers' environment; without ``--peers-python`` only ours runs. ``--quick`` is a trial of a minute that shows nothing.
@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 RATES, BATCHES, JOINT_BATCH = (5e-4, 1.5e-3, 4e-3), (32, 96), 96
-TUNING_SHARE = 0.1
 ALONE, TOGETHER = "ours, alone", "ours, joint"
 PEERS = {"retrieval": "open_clip", "text": "transformers", "pictures": "transfusion", "speech": "whisper"}
 QUICK = {"tflop": 0.02, "limit": 12}
@@ -198,7 +197,7 @@ class Table:
         sizes = (JOINT_BATCH,) if system == TOGETHER else BATCHES
         rates = RATES[1:2] if self.options.quick else RATES
         sizes = sizes[:1] if self.options.quick else sizes
-        tflop = self.options.tflop * TUNING_SHARE
+        tflop = self.options.tflop * self.options.tuning
         return [
             self.spec(row, system, lr=lr, batch=batch, seed=0, tflop=tflop) for lr in rates for batch in sizes
         ]
@@ -309,6 +308,9 @@ def main() -> None:
     parser.add_argument(
         "--tflop", type=float, default=15.0, help="training budget of a row, in 10^12 operations"
     )
+    parser.add_argument(
+        "--tuning", type=float, default=0.1, help="share of that for each setting that is tried"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limit", type=int, default=0, help="of each thing asked; 0 means all")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once")
@@ -336,7 +338,13 @@ def main() -> None:
     for figure in figures:
         print("\n".join(["", *lines_of(figure)]))
     if options.json:
-        about = {**machine(), "tflop": options.tflop, "seeds": options.seeds, "systems": runs}
+        about = {
+            **machine(),
+            "tflop": options.tflop,
+            "tuning": options.tuning,
+            "seeds": options.seeds,
+            "systems": runs,
+        }
         write_results(options.json, [r for figure in figures for r in results_of(figure)], about)
 
 
