@@ -21,6 +21,7 @@ the peers' environment; without ``--peers-python`` only ours runs. ``--quick`` i
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -130,7 +131,7 @@ class Record:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.path, self.lock = folder, folder / "done.jsonl", threading.Lock()
+        self.path, self.lock = folder / "done.jsonl", threading.Lock()
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         # The last line of a run that was killed may be a part of one.
         self.done = {key_of(entry["spec"]): entry["done"] for entry in map(_read, lines) if entry}
@@ -206,21 +207,26 @@ class Table:
         """The setting with the lowest loss on held-out samples."""
         if system == PEERS["speech"]:
             return {"lr": 0.0, "batch": 0}
-        tried = self.tries("text" if row == "speech" else row, system)
-        best = min(tried, key=lambda spec: self.record.done[key_of(spec)]["held_out"])
+
+        def loss(spec: Spec) -> float:
+            found = self.record.done[key_of(spec)]["held_out"]
+            return found if math.isfinite(found) else math.inf
+
+        best = min(self.tries("text" if row == "speech" else row, system), key=loss)
         return {"lr": best["lr"], "batch": best["batch"]}
 
     def final(self, row: str, system: str, seed: int) -> Spec:
         """The run that is asked."""
         budgets = len(PEERS) if system == TOGETHER else 1
-        name = f"{row}-{system}-{seed}-{self.options.tflop:g}-{self.options.limit}.npz"
+        chosen = self.chosen(row, system)
+        parts = (row, system, *chosen.values(), seed, self.options.tflop, self.options.limit)
         return self.spec(
             row,
             system,
-            **self.chosen(row, system),
+            **chosen,
             seed=seed,
             tflop=0.0 if system == PEERS["speech"] else self.options.tflop * budgets,
-            answers=name.replace(", ", "-"),
+            answers="-".join(map(str, parts)).replace(", ", "-") + ".npz",
         )
 
     def run(self) -> dict[str, dict[str, list[Spec]]]:
