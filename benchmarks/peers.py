@@ -13,7 +13,7 @@ Four rows, each with the budget ``--tflop`` (teraflops of training):
 with the sum of the rows' budgets, of which each row's samples get that row's part.
 
 Settings (learning rate, batch) are chosen for every system by its own loss on samples that are not asked, over the same
-grid, with the share ``--tuning`` of the row's budget for each try. Ours of the speech row takes those of the text row.
+grid, with the share ``--tuning`` of the row's budget for each try (for retrieval at least 1 TFLOP). Ours of the speech row takes those of the text row.
 
 Everything that is done is appended to ``--out``: a run that was stopped goes on. docs/evaluation.md says how to make
 the peers' environment; without ``--peers-python`` only ours runs. ``--quick`` is a trial of a minute that shows nothing.
@@ -34,6 +34,8 @@ from typing import Any
 RATES, BATCHES, JOINT_BATCH = (5e-4, 1.5e-3, 4e-3), (32, 96), 96
 ALONE, TOGETHER = "ours, alone", "ours, joint"
 PEERS = {"retrieval": "open_clip", "text": "transformers", "pictures": "transfusion", "speech": "whisper"}
+# Before this many teraflops the contrastive loss of a row has hardly moved, and settings cannot be told apart.
+LEAST_TRY = {"retrieval": 1.0}
 QUICK = {"tflop": 0.02, "limit": 12}
 
 Spec = dict[str, Any]
@@ -199,6 +201,8 @@ class Table:
         rates = RATES[1:2] if self.options.quick else RATES
         sizes = sizes[:1] if self.options.quick else sizes
         tflop = self.options.tflop * self.options.tuning
+        if not self.options.quick:
+            tflop = max(tflop, LEAST_TRY.get(row, 0.0))
         return [
             self.spec(row, system, lr=lr, batch=batch, seed=0, tflop=tflop) for lr in rates for batch in sizes
         ]
