@@ -13,7 +13,8 @@ Four rows, each with the budget ``--tflop`` (teraflops of training):
 with the sum of the rows' budgets, of which each row's samples get that row's part.
 
 Settings (learning rate, batch) are chosen for every system by its own loss on samples that are not asked, over the same
-grid, with the share ``--tuning`` of the row's budget for each try (for retrieval at least 1 TFLOP). Ours of the speech row takes those of the text row.
+grid, with the share ``--tuning`` of the row's budget for each try (for retrieval at least 1 TFLOP). Ours of the speech
+row takes those of the text row.
 
 Everything that is done is appended to ``--out``: a run that was stopped goes on. docs/evaluation.md says how to make
 the peers' environment; without ``--peers-python`` only ours runs. ``--quick`` is a trial of a minute that shows nothing.
