@@ -12,9 +12,9 @@ Four rows, each with the budget ``--tflop`` (teraflops of training):
 "ours, alone" is a model for each row with that row's budget, as each peer has. "ours, joint" is one model for all rows
 with the sum of the rows' budgets, of which each row's samples get that row's part.
 
-Settings (learning rate, batch) are chosen for every system by its own loss on samples that are not asked, over the same
-grid, with the share ``--tuning`` of the row's budget for each try (for retrieval at least 1 TFLOP). Ours of the speech
-row takes those of the text row.
+Settings (learning rate, batch) are chosen for every system by its own loss on samples that are not asked (for retrieval
+by ranks), over the same grid, with the share ``--tuning`` of the row's budget for each try (for retrieval at least 1
+TFLOP). Ours of the speech row takes those of the text row.
 
 Everything that is done is appended to ``--out``: a run that was stopped goes on. docs/evaluation.md says how to make
 the peers' environment; without ``--peers-python`` only ours runs. ``--quick`` is a trial of a minute that shows nothing.
@@ -37,6 +37,7 @@ ALONE, TOGETHER = "ours, alone", "ours, joint"
 PEERS = {"retrieval": "open_clip", "text": "transformers", "pictures": "transfusion", "speech": "whisper"}
 # Before this many teraflops the contrastive loss of a row has hardly moved, and settings cannot be told apart.
 LEAST_TRY = {"retrieval": 1.0}
+RANK = "mean log rank"
 QUICK = {"tflop": 0.02, "limit": 12}
 
 Spec = dict[str, Any]
@@ -49,6 +50,7 @@ def work(spec: Spec) -> Spec:
     """Train one system with one setting; gives its loss on held-out samples, or what it answers."""
     import numpy as np
     import torch
+    from peers.figures import mean_log_rank
     from peers.learning import learn, resting
     from peers.ours import sources_of
     from peers.work import ROWS, Asked, held_out, run_config
@@ -81,6 +83,9 @@ def work(spec: Spec) -> Spec:
     loader = Loader(config.data, config.model, tokenizer, spec["seed"])
     done = learn(learner, loader, config.train, spec["tflop"])
     with resting(learner.model):
+        if spec.get("chosen_by") == RANK:
+            asked = Asked.clip_art()
+            return done | {"held_out": mean_log_rank(**learner.answers(row, asked), names=asked.names)}
         if not spec["answers"]:
             documents = held_out(row, config, tokenizer)
             return done | {"held_out": float(learner.loss(learner.collate(documents), 0))}
@@ -204,12 +209,15 @@ class Table:
         tflop = self.options.tflop * self.options.tuning
         if not self.options.quick:
             tflop = max(tflop, LEAST_TRY.get(row, 0.0))
+        by = {"chosen_by": RANK} if row == "retrieval" else {}
         return [
-            self.spec(row, system, lr=lr, batch=batch, seed=0, tflop=tflop) for lr in rates for batch in sizes
+            self.spec(row, system, lr=lr, batch=batch, seed=0, tflop=tflop, **by)
+            for lr in rates
+            for batch in sizes
         ]
 
     def chosen(self, row: str, system: str) -> Spec:
-        """The setting with the lowest loss on held-out samples."""
+        """The setting that is best on held-out samples."""
         if system == PEERS["speech"]:
             return {"lr": 0.0, "batch": 0}
 

@@ -13,7 +13,7 @@ import numpy as np
 from sensorium.evals.baselines import Blind, Example, Majority, best_options, pixel_neighbours, pixels
 from sensorium.evals.metrics.captions import cider_d
 from sensorium.evals.metrics.generated import frechet_distance
-from sensorium.evals.metrics.retrieval import matches_of_keys, recall_per_query
+from sensorium.evals.metrics.retrieval import matches_of_keys, ranks, recall_per_query
 from sensorium.evals.metrics.speech import word_error_rate
 from sensorium.evals.statistics import Interval, bootstrap, paired_difference
 from sensorium.media.image import resize_image
@@ -104,6 +104,13 @@ def retrieval_figures(answers: Mapping[str, Sequence[Answers]], asked: Asked) ->
         figure.others["chance"] = [score(np.zeros(matches.shape))]
         found.append(figure)
     return found
+
+
+def mean_log_rank(similarity: np.ndarray, names: Sequence[str]) -> float:
+    """How far down what is right stands, over both directions; a loss would rather have a model unsure than right."""
+    matches = matches_of_keys(names, names)
+    both = (ranks(similarity, matches), ranks(similarity.T, matches.T))
+    return float(np.log(np.concatenate(both)).mean())
 
 
 def text_figures(answers: Mapping[str, Sequence[Answers]], asked: Asked) -> list[Figure]:

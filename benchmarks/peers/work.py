@@ -89,18 +89,22 @@ def rows_of(name: str, split: str) -> list[dict[str, Any]]:
     return list(Reader(f"starter:{name}", split).rows())
 
 
+def known_clip_art() -> list[dict[str, Any]]:
+    """Pictures of known names in a style that is neither trained on nor asked."""
+    names = {row["text"] for style in STYLES for row in rows_of(style, "train")}
+    return [row for row in rows_of("openclipart", "train") if row["text"] in names]
+
+
 def held_out(row: str, config: RunConfig, tokenizer: Tokenizer) -> list[Document]:
-    """What settings are chosen by; never what is asked.
+    """On what settings are chosen by their loss; never what is asked.
 
     Known names in a style that is neither trained on nor asked (clip art), the questions' own validation split, and
     for pictures those that are trained on (only noise is new there).
     """
-    names = {row["text"] for style in STYLES for row in rows_of(style, "train")}
-    clip_art = [row for row in rows_of("openclipart", "train") if row["text"] in names]
+    clip_art = known_clip_art()
     questions = rows_of(QUESTION_SOURCE, "validation")
     drawn = [row for style in STYLES for row in rows_of(style, "train")[::8]]
     parts: dict[str, list[tuple[list[dict[str, Any]], str]]] = {
-        "retrieval": [(clip_art, "embed")],
         "text": [(clip_art, "name"), (questions, "chat")],
         "pictures": [(drawn, "draw")],
         JOINT: [(clip_art, "pair"), (questions, "chat")],
@@ -138,6 +142,13 @@ class Asked:
     groups: list[str]
     said: list[str]
     sounds: list[Audio]
+
+    @classmethod
+    def clip_art(cls) -> "Asked":
+        """What settings of the retrieval row are chosen by."""
+        rows = known_clip_art()
+        names, pictures = [row["text"] for row in rows], [Image(row["image"]["bytes"]) for row in rows]
+        return cls(names, pictures, [], [], [], [], [], [])
 
     @classmethod
     def load(cls, limit: int = 0) -> "Asked":

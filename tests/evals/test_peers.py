@@ -105,7 +105,7 @@ def test_every_row_gets_its_share_of_the_joint_models_operations() -> None:
 
 
 def test_nothing_that_is_asked_chooses_settings() -> None:
-    for row in ("retrieval", "text", "pictures", JOINT):
+    for row in ("text", "pictures", JOINT):
         config = run_config(row, sources_of(row, TOKENIZER), lr=0.0, batch=64)
         documents = held_out(row, config, TOKENIZER)
         assert documents
