@@ -107,4 +107,9 @@ def report(results: list[dict[str, Any]], json_path: Path | None, about: dict[st
             line += f"  theirs {r['theirs']:>10,.2f}  ratio {r['ratio']:.2f}"
         print(line)
     if json_path:
-        json_path.write_text(json.dumps({"machine": about, "results": results}, indent=2) + "\n")
+        write_results(json_path, results, about)
+
+
+def write_results(path: Path, results: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    """The result file alone."""
+    path.write_text(json.dumps({"machine": about, "results": results}, indent=2) + "\n")

@@ -173,55 +173,17 @@ def plain_step(model: Any, loss_of: Callable[[int], Any], device: str, dtype: An
 
 
 def peer_transformers(device: str, dtype: Any) -> Contender:
-    import numpy as np
-    import torch
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen3Config, SiglipVisionConfig
+    from peers.llava import build, padded
 
-    image_token = VOCAB - 1
-    model: Any = LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=SiglipVisionConfig(
-                hidden_size=DIM,
-                intermediate_size=1024,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                image_size=SIDE,
-                patch_size=PATCH,
-                vision_use_head=False,
-            ),
-            text_config=Qwen3Config(
-                vocab_size=VOCAB,
-                hidden_size=DIM,
-                intermediate_size=1024,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                head_dim=64,
-                tie_word_embeddings=True,
-                use_cache=False,
-            ),
-            image_token_index=image_token,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
-            tie_word_embeddings=True,
-        )
+    model = (
+        build(run_config({}).model, VOCAB - 1, vision_layers=4, text_layers=4, mlp_dim=1024)
+        .to(device)
+        .train()
     )
-    model = model.to(device).train()
-    num_patches = (SIDE // PATCH) ** 2
-    inputs, num_tokens, data = [], [], pictures_and_texts()
-    for rows in data:
-        longest = num_patches + max(len(ids) for _, ids, _ in rows)
-        token_ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-        labels, seen = torch.full_like(token_ids, -100), torch.zeros_like(token_ids)
-        for row, (_, ids, supervised) in enumerate(rows):
-            end = num_patches + len(ids)
-            token_ids[row, :num_patches], seen[row, :end] = image_token, 1
-            token_ids[row, num_patches:end] = torch.tensor(ids)
-            labels[row, num_patches:end] = torch.where(torch.tensor(supervised), torch.tensor(ids), -100)
-        pixels = torch.from_numpy(np.stack([picture for picture, _, _ in rows]))
-        batch = {"input_ids": token_ids, "attention_mask": seen, "labels": labels, "pixel_values": pixels}
-        inputs.append({name: value.to(device) for name, value in batch.items()})
-        num_tokens.append(int(seen.sum()))
+    data = pictures_and_texts()
+    batches = [padded(rows, (SIDE // PATCH) ** 2, VOCAB - 1) for rows in data]
+    inputs = [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+    num_tokens = [int(batch["attention_mask"].sum()) for batch in batches]
 
     def loss_of(n: int) -> Any:
         return model(**inputs[n]).loss
@@ -231,17 +193,12 @@ def peer_transformers(device: str, dtype: Any) -> Contender:
 
 def peer_transfusion(device: str, dtype: Any) -> Contender:
     import torch
-    from transfusion_pytorch import Transfusion
+    from peers.transfusion import build
 
     from sensorium.media.modality import patchify
 
-    model = Transfusion(
-        num_text_tokens=VOCAB,
-        dim_latent=3 * PATCH * PATCH,
-        modality_default_shape=((SIDE // PATCH) ** 2,),
-        transformer={"dim": 232, "depth": 3, "dim_head": 64, "heads": 4},  # the size nearest to ours
-    )
-    model = model.to(device).train()
+    size = {"dim": 232, "depth": 3, "dim_head": 64, "heads": 4}  # the nearest to ours
+    model = build(VOCAB, 3 * PATCH * PATCH, ((SIDE // PATCH) ** 2,), size).to(device).train()
     data = pictures_and_texts()
     inputs = [
         [
