@@ -77,17 +77,7 @@ def joint(setting: Setting, tflop: float) -> list[Variant]:
     """One model of all parts; a model of each part on its share of the FLOPs; and on all of them."""
     config = setting.config
     out = [Variant(name="joint", config=config, tflop=tflop, figures=ALL_FIGURES)]
-    of_parts = shares(config)
-    for part, (of_samples, of_flops) in of_parts.items():
-        size = max(LEAST_SAMPLES, round(of_samples * config.data.samples_per_step))
-        alone = with_sources(config, of_part(config, part), samples_per_step=size)
-        figures = FIGURES_OF_PART[part]
-        share = f"apart, {part}"
-        out.append(
-            Variant(
-                name=share, config=alone, tflop=tflop * of_flops, figures=figures, group="apart, same sum"
-            )
-        )
+    out += _apart(config, tflop, "apart", "apart, same sum")
     for part in PARTS:
         alone = with_sources(config, of_part(config, part))
         out.append(
@@ -99,6 +89,34 @@ def joint(setting: Setting, tflop: float) -> list[Variant]:
                 group="apart, all for each",
             )
         )
+    return out
+
+
+def _apart(config: RunConfig, tflop: float, name: str, group: str) -> list[Variant]:
+    """A model of each part, on its share of the joint model's FLOPs and of the samples of its steps."""
+    return [
+        Variant(
+            name=f"{name}, {part}",
+            config=with_sources(
+                config,
+                of_part(config, part),
+                samples_per_step=max(LEAST_SAMPLES, round(of_samples * config.data.samples_per_step)),
+            ),
+            tflop=tflop * of_flops,
+            figures=FIGURES_OF_PART[part],
+            group=group,
+        )
+        for part, (of_samples, of_flops) in shares(config).items()
+    ]
+
+
+def rate(setting: Setting, tflop: float) -> list[Variant]:
+    """Joint and apart at other learning rates: what is joint shares each step's update, whose length they set."""
+    out = []
+    for lr in (1e-3, 2e-3, 4e-3):
+        config = with_train(setting.config, lr=lr)
+        out.append(Variant(name=f"joint, lr {lr:g}", config=config, tflop=tflop, figures=ALL_FIGURES))
+        out += _apart(config, tflop, f"apart, lr {lr:g}", f"apart, lr {lr:g}")
     return out
 
 
@@ -307,6 +325,13 @@ CLAIMS = {
             "pictures: flow_image",
             "hearing: text",
         ),
+    ),
+    "rate": Claim(
+        question="joint or apart, at learning rates of their own",
+        base="joint, lr 0.001",
+        tflop=3.0,
+        variants=rate,
+        headline=("picture -> word R@10", "questions right", "pictures: flow_image", "hearing: text"),
     ),
     "align": Claim(
         question="weight of the alignment loss",
