@@ -41,7 +41,7 @@ class ModalityConfig:
     num_encoder_layers: int = 2
     stem: Literal["conv", "linear"] = "conv"
     refiner: bool = True
-    noise_mu: float = 0.0
+    noise_mu: float = -0.8
     noise_scale: float = 1.0
 
     @property

@@ -19,7 +19,7 @@ from sensorium.train.trainer import Trainer
 GOLDEN = Path(__file__).with_name("golden.json")
 NUM_STEPS = 20
 # Samples in a step: nano and tiny with less than their own, so that this stays cheap; the others at toy widths.
-RECIPES = {"nano": 24, "tiny": 12, "small-debug": 24, "base-debug": 24}
+RECIPES = {"nano": 24, "tiny": 12, "starter-debug": 32, "small-debug": 24, "base-debug": 24}
 # Other processors add in another order, and 20 steps of Muon amplify that.
 TOLERANCE = 5e-3
 
