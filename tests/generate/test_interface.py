@@ -198,6 +198,18 @@ def test_saved_equals_loaded(tmp_path: Path) -> None:
     assert np.abs(a.astype(int) - b).max() <= 1
 
 
+def test_half_the_file_is_nearly_the_same_model(tmp_path: Path) -> None:
+    MODEL.save_pretrained(tmp_path / "whole")
+    MODEL.save_pretrained(tmp_path / "half", dtype="float16")
+    whole, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half"))
+    assert half < 0.55 * whole
+    again = load(tmp_path / "half")
+    assert {weight.dtype for weight in again.model.parameters()} == {torch.float32}
+    np.testing.assert_allclose(again.embed(PROMPTS), MODEL.embed(PROMPTS), atol=5e-3)
+    with pytest.raises(ValueError, match="dtype 'int4' is unknown; give 'float32' or 'float16'"):
+        MODEL.save_pretrained(tmp_path / "other", dtype="int4")  # type: ignore[arg-type]
+
+
 def test_no_folder_is_named() -> None:
     with pytest.raises(
         FileNotFoundError,

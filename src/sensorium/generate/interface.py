@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from sensorium.config import RunConfig
 from sensorium.generate.engine import Engine
@@ -76,10 +77,23 @@ class Model:
         check_weights(weights)
         return cls(*load_model(folder), weights=weights, compile=compile)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors and tokenizer.json."""
+    def save_pretrained(
+        self, folder: str | Path, *, dtype: Literal["float32", "float16"] = "float32"
+    ) -> None:
+        """Write config.json, model.safetensors and tokenizer.json.
+
+        Args:
+            dtype: of the file; "float16" is half as large and rounds weights to 11 bits. A model computes in float32
+                whatever it was read from.
+
+        Raises:
+            ValueError: another dtype.
+        """
+        if dtype not in ("float32", "float16"):
+            raise ValueError(f"dtype {dtype!r} is unknown; give 'float32' or 'float16'")
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_model(Path(folder), self.model.state_dict(), self.config, self.tokenizer)
+        weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in self.model.state_dict().items()}
+        save_model(Path(folder), weights, self.config, self.tokenizer)
 
     def use_vocoder(self, path: str | Path) -> None:
         """Turn spectrograms into sound with a vocoder instead of Griffin-Lim.
