@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "train a small model in minutes, test it, write a report",
     ),
     "train": ("sensorium.commands.train", "train a recipe, or resume a run"),
+    "finetune": ("sensorium.commands.finetune", "adapt a model to data of your own"),
     "runs": ("sensorium.commands.runs", "list runs, compare two: configuration, losses, a plot"),
     "generate": ("sensorium.commands.generate", "answer a prompt in text, a picture or a sound"),
     "chat": ("sensorium.commands.chat", "talk with a model, with pictures and sounds"),
