@@ -31,11 +31,11 @@ STANDS_ON: dict[str, tuple[str, ...]] = {
     "train": ("losses", "pretrained"),
     "generate": ("pretrained", "starter"),
     "evals": ("generate",),
-    "finetune": ("train", "generate", "recipes"),
+    "finetuning": ("train", "evals", "recipes"),
     "search": ("generate",),
     "serve": ("evals", "search"),
-    "quickstart": ("evals", "train", "recipes"),
-    "commands": ("quickstart", "serve", "finetune"),
+    "quickstart": ("finetuning",),
+    "commands": ("quickstart", "serve"),
     "cli": ("commands",),
 }
 # The reader asks the starter where its files are: that function and nothing else.

@@ -180,7 +180,7 @@ class Trainer:
                 self.write_metrics()
             if self.stopped_by:
                 self.save()
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(self.stopped_by)
             if is_due(train.save_every) or (self.is_best and not self.is_done):
                 self.save()
             if self.sampler and is_due(train.sample_every):
