@@ -35,7 +35,8 @@ STANDS_ON: dict[str, tuple[str, ...]] = {
     "search": ("generate",),
     "serve": ("evals", "search"),
     "quickstart": ("finetuning",),
-    "commands": ("quickstart", "serve"),
+    "pretrain_demo": ("evals", "train", "recipes"),
+    "commands": ("quickstart", "pretrain_demo", "serve"),
     "cli": ("commands",),
 }
 # The reader asks the starter where its files are: that function and nothing else.

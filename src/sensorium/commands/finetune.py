@@ -41,13 +41,13 @@ class Finetune:
     """Continue the fine-tuning in that folder."""
     train: Literal["all", "heads"] = "all"
     """All weights, or only the heads: the projection to the shared space and the ways out to media."""
-    replay: float = 0.25
+    replay: float = 0.5
     """Share of every step that comes from what the model was trained on, against forgetting; 0 for none."""
     held_out: float = 0.2
     """Share of the rows that is held out, where none has the split validation."""
-    lr: float = 5e-4
+    lr: float = 3e-4
     """Peak learning rate."""
-    steps: int = 200
+    steps: int = 100
     """Optimiser steps at most."""
     seconds: float = 150.0
     """Seconds of training at most; 0 means no limit, and then the same seed gives the same weights."""

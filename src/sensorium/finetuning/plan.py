@@ -1,7 +1,7 @@
 """What a fine-tuning trains on and how: templates for the rows, replay of the old data, a configuration."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -39,10 +39,10 @@ class Options:
     templates: Mapping[str, float] = field(default_factory=dict)
     own_templates: Mapping[str, Template] = field(default_factory=dict)
     held_out: float = 0.2
-    replay: float = 0.25
-    num_steps: int = 200
+    replay: float = 0.5
+    num_steps: int = 100
     max_train_s: float = 150.0
-    lr: float = 5e-4
+    lr: float = 3e-4
     samples_per_step: int = 32
     eval_every: int = 10
     patience: int = 5
@@ -77,7 +77,7 @@ def make_config(config: RunConfig, rows: Rows, options: Options) -> tuple[RunCon
     looked_at = list(islice(Reader(rows.path, "train").rows(), NUM_LOOKED_AT))
     _check_media(looked_at, config)
     known = {**config.data.templates, **options.own_templates}
-    templates = dict(options.templates) or choose_templates(looked_at)
+    templates = dict(options.templates) or choose_templates(looked_at, known_templates(config))
     documents = [line for name in templates for line in find_template(name, known).documents]
     _check_documents(documents, templates, config, options)
     own = SourceConfig(
@@ -120,8 +120,16 @@ def make_config(config: RunConfig, rows: Rows, options: Options) -> tuple[RunCon
     return dataclasses.replace(config, name=name, data=data, train=train), where
 
 
-def choose_templates(rows: list[dict[str, Any]]) -> dict[str, float]:
+def known_templates(config: RunConfig) -> set[str]:
+    """Names of the templates that a model was trained with."""
+    return {name for s in (*config.data.sources, *config.data.clean_sources) for name in s.templates}
+
+
+def choose_templates(rows: list[dict[str, Any]], known: Container[str]) -> dict[str, float]:
     """Template -> weight by what rows hold: one form for all of them.
+
+    Args:
+        known: to the model. Pictures with words are learned in those of the usual ways that it knows.
 
     Raises:
         ValueError: no row says anything, or rows are of several forms.
@@ -145,7 +153,8 @@ def choose_templates(rows: list[dict[str, Any]]) -> dict[str, float]:
     if template != "pair" or any(row["audio"] for row in rows):
         return {template: 1.0}
     has_names = all(len(row["names"] or {}) > 1 for row in rows)
-    return {**NAMED, **({"translate": 0.5} if has_names else {})}
+    usual = {**NAMED, **({"translate": 0.5} if has_names else {})}
+    return {name: weight for name, weight in usual.items() if name in known} or {"pair": 1.0}
 
 
 def replay(config: RunConfig, share: float, excluded: str) -> tuple[tuple[SourceConfig, ...], str]:

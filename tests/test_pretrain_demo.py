@@ -1,4 +1,4 @@
-"""The quick start through its own door, with the figures that it must show."""
+"""Pretraining in four minutes, through its own door, with the figures that it must show."""
 
 import json
 import subprocess
@@ -10,10 +10,10 @@ from tests.cli.conftest import COMMAND  # the installed command
 
 
 @pytest.mark.slow
-def test_the_quick_start_shows_its_figures(tmp_path: Path) -> None:
-    out = tmp_path / "quickstart"
+def test_the_demo_shows_its_figures(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
     done = subprocess.run(
-        [str(COMMAND), "quickstart", "--out", str(out)], capture_output=True, text=True, timeout=900
+        [str(COMMAND), "pretrain-demo", "--out", str(out)], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads((out / "report.json").read_text(encoding="utf-8"))
