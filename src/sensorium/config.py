@@ -142,6 +142,7 @@ class SourceConfig:
             whose words would no longer match.
         evaluated: its validation split is part of the loss that chooses the best checkpoint; False for what is only
             mixed in.
+        order_key: what its order is drawn by beside the seed, so that it is the same wherever the data lie; "" is the path.
     """
 
     path: str
@@ -151,6 +152,7 @@ class SourceConfig:
     split: str = "train"
     cut: bool = False
     evaluated: bool = True
+    order_key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

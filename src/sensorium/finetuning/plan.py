@@ -86,6 +86,7 @@ def make_config(config: RunConfig, rows: Rows, options: Options) -> tuple[RunCon
         templates=templates,
         # Questions are about colour and place, and speech that is cut no longer matches its words.
         augment=0.0 if any("{chat}" in line for line in documents) else 1.0,
+        order_key="own",
         cut=not any(row["segments"] or row["messages"] for row in looked_at),
     )
     replayed, where = replay(config, options.replay, rows.path)

@@ -13,7 +13,6 @@ from sensorium.generate.interface import Model
 from sensorium.media.parts import Audio, Image
 from sensorium.starter import SOUND_SOURCES, TEST_STYLE
 
-DRAWN = ("red apple", "cat face", "rocket")
 SAID = "hello world"
 EDIT = "Make the background yellow."
 SPOKEN = "star"  # a recorded word in the embedded data that names a picture there
@@ -98,14 +97,17 @@ def found(model: Model) -> Cases:
 
 
 def drawn(model: Model) -> Cases:
-    """Pictures from words."""
-    for words, picture in zip(DRAWN, model.generate_many(DRAWN, "image"), strict=True):
-        yield _case("drawn", (picture,), [("from", words)])
+    """Pictures from words, each beside the real one of the training set."""
+    rows = _some(list(Reader("starter:noto", "train").rows()), 3)
+    made = model.generate_many([row["text"] for row in rows], "image")
+    for row, picture in zip(rows, made, strict=True):
+        media = (Image(row["image"]["bytes"]), picture)
+        yield _case(row["id"], media, [("drawn from", row["text"])], labels=("real", "drawn"))
 
 
 def edited(model: Model) -> Cases:
     """A picture as it is, and as asked."""
-    row = next(r for r in Reader("starter:noto", "train").rows() if r["text"] == "cat face")
+    (row,) = _some(list(Reader("starter:noto", "train").rows()), 1)
     picture = Image(row["image"]["bytes"])
     asked: list[Part] = [picture, EDIT]
     changed = model.generate(asked, "image")
