@@ -144,7 +144,7 @@ def test_a_model_without_sound_is_not_given_sounds_again() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("replay", 1.0), ("replay", -0.1), ("held_out", 0.0), ("num_steps", 0), ("patience", -1), ("lr", 0.0)],
+    [("replay", 1.0), ("replay", -0.1), ("held_out", 0.0), ("num_steps", 0), ("patience", -1), ("lr", -1.0)],
 )
 def test_options_out_of_range(option: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{option} is {value}; expected"):

@@ -45,7 +45,7 @@ class Finetune:
     """Share of every step that comes from what the model was trained on, against forgetting; 0 for none."""
     held_out: float = 0.2
     """Share of the rows that is held out, where none has the split validation."""
-    lr: float = 3e-4
+    lr: Annotated[float, tyro.conf.arg(help_behavior_hint="(default: 3e-4, for heads 3e-3)")] = 0.0
     """Peak learning rate."""
     steps: int = 100
     """Optimiser steps at most."""

@@ -15,6 +15,8 @@ from sensorium.finetuning.rows import Rows
 
 NUM_LOOKED_AT = 256  # rows by which templates are chosen
 NAMED = {"pair": 2.0, "embed": 1.0, "caption": 0.5}  # of pictures with words, as the recipes have it
+# A third of pretraining's for all weights, and more where most of them cannot move: EXPERIMENTS.md, section 20.
+LR = {"all": 3e-4, "heads": 3e-3}
 _MODALITY = {"image": "image", "audio": "audio", "video": "image"}  # of the model that takes the medium
 
 
@@ -29,7 +31,7 @@ class Options:
         held_out: share of the rows kept for the held-out loss where none has the split validation.
         replay: share of every step that comes from what the model was trained on, in [0, 1).
         num_steps: optimiser steps. max_train_s: seconds of training, 0 for no limit.
-        lr: peak learning rate.
+        lr: peak learning rate; 0 is that of ``LR``.
         samples_per_step: samples of one step, replayed ones included.
         eval_every: steps between held-out losses. patience: such losses without a new lowest that end the run; 0: never.
         seed: of the order, the held-out part and the noise.
@@ -42,7 +44,7 @@ class Options:
     replay: float = 0.5
     num_steps: int = 100
     max_train_s: float = 150.0
-    lr: float = 3e-4
+    lr: float = 0.0
     samples_per_step: int = 32
     eval_every: int = 10
     patience: int = 5
@@ -58,11 +60,9 @@ class Options:
         for name in ("num_steps", "eval_every", "samples_per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("max_train_s", "patience"):
+        for name in ("max_train_s", "patience", "lr"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if not self.lr > 0:
-            raise ValueError(f"lr is {self.lr}; expected a learning rate above 0")
 
 
 def make_config(config: RunConfig, rows: Rows, options: Options) -> tuple[RunConfig, str]:
@@ -104,7 +104,7 @@ def make_config(config: RunConfig, rows: Rows, options: Options) -> tuple[RunCon
         config.train,
         num_steps=options.num_steps,
         max_train_s=options.max_train_s,
-        lr=options.lr,
+        lr=options.lr or LR[options.train],
         trained=options.train,
         eval_every=options.eval_every,
         eval_batches=min(8, 1 + -(-rows.num_held_out // samples)),
