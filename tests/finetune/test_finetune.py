@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 import sensorium as sm
 from sensorium.data.reader import Reader
+from sensorium.data.writer import ShardWriter
 from sensorium.finetuning import resume
-from sensorium.finetuning.figures import test_of_rows as ask
+from sensorium.finetuning.figures import quiz_of_rows
 from sensorium.model.heads import is_head
 from sensorium.train import trainer as training
 from sensorium.train.metrics import read_metrics
@@ -65,6 +66,21 @@ def test_a_text_is_learned_as_its_loss_tells(model_folder: Path, tmp_path: Path)
     result = sm.finetune(model_folder, table, tmp_path / "run", num_steps=20, lr=3e-3, **QUICK)
     assert result.loss["after"] < 0.8 * result.loss["before"]
     assert (result.task, result.share) == ("", {})
+
+
+def test_sounds_are_learned_and_what_is_broken_is_left_out(model_folder: Path, tmp_path: Path) -> None:
+    """Some of the sounds are longer than the model takes."""
+    result = sm.finetune(model_folder, "starter:scratch", tmp_path / "run", num_steps=2, **QUICK)
+    assert result.task == "right name among 102, 8 held-out rows"
+    shards = tmp_path / "shards"
+    rows = list(Reader("starter:scratch", "train").rows())[:6]
+    with ShardWriter(shards) as writer:
+        for number, row in enumerate(rows):
+            split = "validation" if number > 3 else "train"
+            audio = {"bytes": b"no sound", "path": None} if number == 5 else row["audio"]
+            writer.write({**row, "split": split, "audio": audio}, number)
+    result = sm.finetune(model_folder, shards, tmp_path / "other", num_steps=2, **QUICK)
+    assert result.task == "right name among 5, 1 held-out rows"
 
 
 def test_heads_alone(model_folder: Path, photos: Path, tmp_path: Path) -> None:
@@ -138,22 +154,22 @@ def test_questions_are_asked_before_and_after() -> None:
     def rows(split: str) -> list[dict[str, Any]]:
         return list(Reader("starter:easy-vqa", split).rows())[:40]
 
-    test = ask(rows("train"), rows("test"), {"chat": 1.0})
-    assert test is not None
-    truths = [example.answer for example in test.asked]
+    quiz = quiz_of_rows(rows("train"), rows("test"), {"chat": 1.0})
+    assert quiz is not None
+    truths = [example.answer for example in quiz.asked]
 
     class Knows:
         def __init__(self, answers: list[str]) -> None:
             self.answers = answers
 
         def generate_many(self, prompts: list[Any], **_: Any) -> list[str]:
-            assert [prompt[1] for prompt in prompts] == [example.question for example in test.asked]
+            assert [prompt[1] for prompt in prompts] == [example.question for example in quiz.asked]
             return self.answers
 
-    assert test.score(Knows([f"{truth.upper()}." for truth in truths])) == 1.0  # type: ignore[arg-type]
-    share = test.score(Knows(["yes"] * len(truths)))  # type: ignore[arg-type]
+    assert quiz.score(Knows([f"{truth.upper()}." for truth in truths])) == 1.0  # type: ignore[arg-type]
+    share = quiz.score(Knows(["yes"] * len(truths)))  # type: ignore[arg-type]
     assert share == pytest.approx(np.mean([truth == "yes" for truth in truths]))
-    assert set(test.baselines()) == {"majority", "nearest neighbour"}
+    assert set(quiz.baselines()) == {"majority", "nearest neighbour"}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +218,7 @@ def test_mistakes_in_the_words(here: Run, model_folder: Path, photos: Path, tmp_
     assert_mistake(
         here("finetune", photos, "--out", "run"), "a model and data are needed, and 1 words are given"
     )
-    assert_mistake(here("finetune", "--resume", "--out", "run"), "run holds no fine-tuning to resume")
+    assert_mistake(here("finetune", "--resume", "--out", "run"), "run holds no checkpoint of a fine-tuning")
     assert_mistake(here("finetune", "--resume", "--out", "run", "--lr", "1"), "leave out lr")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()

@@ -1,9 +1,9 @@
 """How a model does on rows it was never trained on, in figures that a person can read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,12 +23,14 @@ from sensorium.media.audio import log_mel
 from sensorium.media.modality import get_modality
 from sensorium.media.parts import Audio
 
+Row = Mapping[str, Any]
+T = TypeVar("T")
 MOST = 200  # held-out rows that are asked; known rows that a neighbour may look at: 4,000
 _MAX_KNOWN, _ANSWER_TOKENS = 4000, 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Test:
+class Quiz:
     """What held-out rows ask, without the model that answers.
 
     Args:
@@ -36,8 +38,6 @@ class Test:
         known, asked: examples as baselines see them.
         parts: what the model is shown for each asked example. options: the texts it may choose from.
     """
-
-    __test__ = False  # no test of pytest
 
     task: str
     known: Sequence[Example]
@@ -76,52 +76,53 @@ class Test:
         return found
 
 
-def make_test(path: str, templates: Mapping[str, float], *, known: str = "train", asked: str) -> Test | None:
-    """What rows of the split ``asked`` ask of one who knows those of ``known``; None where that is no such question.
+def make_quiz(path: str, templates: Mapping[str, float], *, asked: str) -> Quiz | None:
+    """What rows of the split ``asked`` ask of one who knows those of the split train; None where they ask nothing.
 
     Args:
         path: of the rows. templates: that the model learns by; without an embedding nothing is told by name.
     """
-    known_rows = list(islice(Reader(path, known).rows(), _MAX_KNOWN))
-    asked_rows = list(islice(Reader(path, asked).rows(), MOST))
-    return test_of_rows(known_rows, asked_rows, templates)
+    known_rows = islice(Reader(path, "train").rows(), _MAX_KNOWN)
+    return quiz_of_rows(known_rows, islice(Reader(path, asked).rows(), MOST), templates)
 
 
-def test_of_rows(
-    known_rows: Sequence[Mapping[str, Any]],
-    asked_rows: Sequence[Mapping[str, Any]],
-    templates: Mapping[str, float],
-) -> Test | None:
-    """``make_test`` of rows that are there."""
+def quiz_of_rows(known: Iterable[Row], asked: Iterable[Row], templates: Mapping[str, float]) -> Quiz | None:
+    """``make_quiz`` of rows that are there."""
     if "chat" in templates:
-        return _questions(known_rows, asked_rows)
-    kind = next((kind for kind in ("image", "audio") if all(row.get(kind) for row in asked_rows)), "")
-    is_named = kind and all(row.get("text") for row in asked_rows)
-    if not asked_rows or not is_named or not {"pair", "embed", "align"} & set(templates):
+        return _questions(list(known), asked)
+    asked = list(asked)
+    kind = next((kind for kind in ("image", "audio") if all(row.get(kind) for row in asked)), "")
+    if not kind or not {"pair", "embed", "align"} & set(templates):
         return None
-    asked = known_media(asked_rows, (kind,))
-    media = [get_modality(kind).part(row[kind]["bytes"]) for row in asked_rows]
-    known = known_media(known_rows, (kind,))
-    options = sorted({example.answer for example in [*known, *asked]})
-    return Test(task="names", known=known, asked=asked, parts=media, options=options)
-
-
-test_of_rows.__test__ = False  # type: ignore[attr-defined]
-
-
-def _questions(
-    known_rows: Sequence[Mapping[str, Any]], asked_rows: Sequence[Mapping[str, Any]]
-) -> Test | None:
-    try:
-        cases = question_cases(asked_rows)
-    except ValueError:  # the answer is a picture, say
-        return None
-    asked = [Example(case.answers[0], case.question, _signal(case)) for case in cases]
-    known = known_answers(known_rows) or known_questions(known_rows)
-    options = sorted({example.answer for example in [*known, *asked]})
-    return Test(
-        task="answers", known=known, asked=asked, parts=[case.prompt for case in cases], options=options
+    examples = list(_of_each(lambda row: known_media([row], (kind,)), asked))
+    known_examples = [example for _, example in _of_each(lambda row: known_media([row], (kind,)), known)]
+    return _quiz(
+        "names",
+        known_examples,
+        [example for _, example in examples],
+        [get_modality(kind).part(row[kind]["bytes"]) for row, _ in examples],
     )
+
+
+def _questions(known: Sequence[Row], asked: Iterable[Row]) -> Quiz | None:
+    cases = [case for _, case in _of_each(lambda row: question_cases([row]), asked)]
+    seen = [example for _, example in _of_each(lambda row: known_answers([row]), known)]
+    examples = [Example(case.answers[0], case.question, _signal(case)) for case in cases]
+    return _quiz("answers", seen or known_questions(known), examples, [case.prompt for case in cases])
+
+
+def _quiz(task: str, known: Sequence[Example], asked: Sequence[Example], parts: Sequence[Any]) -> Quiz | None:
+    options = sorted({example.answer for example in [*known, *asked]})
+    return Quiz(task=task, known=known, asked=asked, parts=parts, options=options) if asked else None
+
+
+def _of_each(make: Callable[[Row], Iterable[T]], rows: Iterable[Row]) -> Iterator[tuple[Row, T]]:
+    """What is made of each row; of one that cannot be used, nothing: training leaves it out too, and says so."""
+    for row in rows:
+        try:
+            yield from ((row, made) for made in list(make(row)))
+        except ValueError:
+            continue
 
 
 def _signal(case: Case) -> np.ndarray | None:

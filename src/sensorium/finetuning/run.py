@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.config import RunConfig, load_config
-from sensorium.finetuning.figures import Test, make_test
+from sensorium.finetuning.figures import Quiz, make_quiz
 from sensorium.finetuning.plan import Options, make_config
 from sensorium.finetuning.rows import DIVIDED, IMPORTED, open_rows
 from sensorium.generate.interface import Model, find_model
@@ -107,7 +107,9 @@ def resume(out: str | Path, *, say: Callable[[str], None] = print) -> Result:
     folder = Path(out)
     found = last_checkpoint(folder)
     if not found or not (folder / PLAN).is_file():
-        raise FileNotFoundError(f"{folder} holds no fine-tuning to resume; leave --resume out to start one")
+        raise FileNotFoundError(
+            f"{folder} holds no checkpoint of a fine-tuning; leave --resume out, and delete what is there or choose another --out"
+        )
     trainer = Trainer(load_config(RunConfig, found / CONFIG_FILE), folder, resume=True, start=found)
     if trainer.is_done and (folder / RESULT).is_file():
         raise ValueError(
@@ -120,7 +122,7 @@ def resume(out: str | Path, *, say: Callable[[str], None] = print) -> Result:
 def _train(trainer: Trainer, about: dict[str, Any], say: Callable[[str], None]) -> Result:
     config, folder = trainer.config, trainer.run_folder
     own = config.data.sources[0]
-    test = make_test(own.path, own.templates, asked=VALIDATION)
+    quiz = make_quiz(own.path, own.templates, asked=VALIDATION)
     say(_plan_in_words(trainer, about))
     try:
         trainer.train()
@@ -135,7 +137,7 @@ def _train(trainer: Trainer, about: dict[str, Any], say: Callable[[str], None]) 
     for left_out, why in ((trainer.loader.bad, "unusable"), (trainer.loader.over_budget, "too large")):
         if left_out:
             say(f"left out as {why}: {len(left_out)} samples ({', '.join(list(left_out)[:5])})")
-    result = _finish(trainer, about, test)
+    result = _finish(trainer, about, quiz)
     say(_result_in_words(result))
     return result
 
@@ -159,20 +161,20 @@ def _plan_in_words(trainer: Trainer, about: dict[str, Any]) -> str:
     return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
 
 
-def _finish(trainer: Trainer, about: dict[str, Any], test: Test | None) -> Result:
+def _finish(trainer: Trainer, about: dict[str, Any], quiz: Quiz | None) -> Result:
     """Write the best checkpoint as the model of the folder, and what it can do."""
     folder, start = trainer.run_folder, Path(about["model"])
     best_step = _publish(folder)
     losses = {line["step"]: line["val_loss"] for line in read_metrics(folder) if "val_loss" in line}
     share = {}
-    if test:
+    if quiz:
         models = {"before": start, "after": folder}
-        share = {when: test.score(Model.from_pretrained(path)) for when, path in models.items()}
-        share |= test.baselines()
+        share = {when: quiz.score(Model.from_pretrained(path)) for when, path in models.items()}
+        share |= quiz.baselines()
     result = Result(
         folder=folder,
         loss={"before": losses[0], "after": losses[best_step]},
-        task=f"{test.words}, {len(test.asked)} held-out rows" if test else "",
+        task=f"{quiz.words}, {len(quiz.asked)} held-out rows" if quiz else "",
         share=share,
         best_step=best_step,
         step=trainer.step,

@@ -13,7 +13,7 @@ from sensorium.data.reader import Reader
 from sensorium.data.writer import ShardWriter
 from sensorium.evals.report import Report
 from sensorium.finetuning import finetune
-from sensorium.finetuning.figures import Test, make_test, test_of_rows
+from sensorium.finetuning.figures import Quiz, make_quiz, quiz_of_rows
 from sensorium.finetuning.plan import known_templates
 from sensorium.generate.interface import Model, load
 from sensorium.media.image import encode_png
@@ -121,31 +121,31 @@ def write_new_pictures(out: Path) -> None:
 
 def measure(before: Model, after: Model, pictures: Path) -> dict[str, dict[str, Any]]:
     """Share right of both models, beside baselines: on the new pictures, and on what the model knew before."""
-    tests: dict[str, Test | None] = {TESTED: make_test(str(pictures), {"embed": 1.0}, asked="test")}
+    quizzes: dict[str, Quiz | None] = {TESTED: make_quiz(str(pictures), {"embed": 1.0}, asked="test")}
     known = known_templates(before.config)
     if known & {"pair", "embed"}:
         old = list(Reader(f"starter:{TEST_STYLE}", "train").rows())[:: 460 // NUM_OLD][:NUM_OLD]
         learned = [row for style in ("noto", "fluent") for row in Reader(f"starter:{style}", "train").rows()]
         names = {row["text"] for row in old}
-        tests["old pictures named"] = test_of_rows(
+        quizzes["old pictures named"] = quiz_of_rows(
             [row for row in learned if row["text"] in names], old, {"embed": 1.0}
         )
     if "chat" in known:
         rows = list(Reader("starter:easy-vqa", "test").rows())
-        tests["old questions answered"] = test_of_rows(
+        quizzes["old questions answered"] = quiz_of_rows(
             list(Reader("starter:easy-vqa", "train").rows()),
             rows[:: len(rows) // NUM_OLD][:NUM_OLD],
             {"chat": 1.0},
         )
     return {
         name: {
-            "before": test.score(before),
-            "after": test.score(after),
-            **test.baselines(),
-            "asked": len(test.asked),
+            "before": quiz.score(before),
+            "after": quiz.score(after),
+            **quiz.baselines(),
+            "asked": len(quiz.asked),
         }
-        for name, test in tests.items()
-        if test
+        for name, quiz in quizzes.items()
+        if quiz
     }
 
 
@@ -197,12 +197,12 @@ def _tell(figures: dict[str, dict[str, Any]], console: Console, report: Report) 
 
 def _report_pictures(before: Model, after: Model, pictures: Path, report: Report) -> None:
     """The tested pictures with the nearest of the new names, before and after."""
-    test = make_test(str(pictures), {"embed": 1.0}, asked="test")
-    assert test is not None
+    quiz = make_quiz(str(pictures), {"embed": 1.0}, asked="test")
+    assert quiz is not None
     names = {}
     for when, model in (("before", before), ("after", after)):
-        nearest = (model.embed(list(test.parts)) @ model.embed(list(test.options)).T).argmax(axis=1)
-        names[when] = [test.options[place] for place in nearest]
+        nearest = (model.embed(list(quiz.parts)) @ model.embed(list(quiz.options)).T).argmax(axis=1)
+        names[when] = [quiz.options[place] for place in nearest]
     report.heading("New pictures that were never trained on, and the nearest new name")
     report.pictures(
         (
@@ -210,6 +210,6 @@ def _report_pictures(before: Model, after: Model, pictures: Path, report: Report
             f"{example.answer}; before: {was}; after: {now}" + (" (right)" if now == example.answer else ""),
         )
         for part, example, was, now in zip(
-            test.parts, test.asked, names["before"], names["after"], strict=True
+            quiz.parts, quiz.asked, names["before"], names["after"], strict=True
         )
     )
