@@ -30,4 +30,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis quickstart runs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis quickstart pretrain-demo runs

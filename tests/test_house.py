@@ -31,10 +31,12 @@ STANDS_ON: dict[str, tuple[str, ...]] = {
     "train": ("losses", "pretrained"),
     "generate": ("pretrained", "starter"),
     "evals": ("generate",),
+    "finetuning": ("train", "evals", "recipes"),
     "search": ("generate",),
     "serve": ("evals", "search"),
-    "quickstart": ("evals", "train", "recipes"),
-    "commands": ("quickstart", "serve"),
+    "quickstart": ("finetuning",),
+    "pretrain_demo": ("evals", "train", "recipes"),
+    "commands": ("quickstart", "pretrain_demo", "serve"),
     "cli": ("commands",),
 }
 # The reader asks the starter where its files are: that function and nothing else.

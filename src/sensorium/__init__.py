@@ -10,17 +10,19 @@ Names are imported when they are first used, so that ``import sensorium`` is qui
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sensorium.finetuning.run import finetune
     from sensorium.generate.interface import Model, load
     from sensorium.media.parts import Audio, Image, Video
 
 __version__ = "0.1.0"
-__all__ = ["Audio", "Image", "Model", "Video", "__version__", "load"]
+__all__ = ["Audio", "Image", "Model", "Video", "__version__", "finetune", "load"]
 
 _HOME = {
     "Audio": "sensorium.media.parts",
     "Image": "sensorium.media.parts",
     "Model": "sensorium.generate.interface",
     "Video": "sensorium.media.parts",
+    "finetune": "sensorium.finetuning",
     "load": "sensorium.generate.interface",
 }
 

@@ -16,9 +16,14 @@ import sensorium
 VERBS: dict[str, tuple[str, str]] = {
     "quickstart": (
         "sensorium.commands.quickstart",
-        "train a small model in minutes, test it, write a report",
+        "what the model that ships can do, and learns from 20 new pictures",
+    ),
+    "pretrain-demo": (
+        "sensorium.commands.pretrain_demo",
+        "train a small model from nothing in minutes, test it, write a report",
     ),
     "train": ("sensorium.commands.train", "train a recipe, or resume a run"),
+    "finetune": ("sensorium.commands.finetune", "adapt a model to data of your own"),
     "runs": ("sensorium.commands.runs", "list runs, compare two: configuration, losses, a plot"),
     "generate": ("sensorium.commands.generate", "answer a prompt in text, a picture or a sound"),
     "chat": ("sensorium.commands.chat", "talk with a model, with pictures and sounds"),

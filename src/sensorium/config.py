@@ -140,6 +140,9 @@ class SourceConfig:
         split: rows of this split are used.
         cut: longer sounds than the model takes are cut rather than left out: right for effects, wrong for speech,
             whose words would no longer match.
+        evaluated: its validation split is part of the loss that chooses the best checkpoint; False for what is only
+            mixed in.
+        order_key: what its order is drawn by beside the seed, so that it is the same wherever the data lie; "" is the path.
     """
 
     path: str
@@ -148,6 +151,8 @@ class SourceConfig:
     augment: float = 1.0
     split: str = "train"
     cut: bool = False
+    evaluated: bool = True
+    order_key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +217,8 @@ class TrainConfig:
         trackers: where metrics and samples go beside the run's own files (extra "track").
         eval_every: steps between losses on ``eval_batches`` steps' worth of the sources' "validation" split; 0 means
             never. The checkpoint with the lowest is ``best``.
+        patience: such losses in a row without a new lowest after which the run stops; 0 means it never does.
+        trained: "all" weights, or only the "heads" (``model.heads.is_head``): the others stay as they are.
         num_microbatches: parts in which a rank goes through its share of a step: less memory, the same losses.
         shard_size: ranks that share one copy of the parameters; 0 means all.
         activation_checkpointing: recompute the trunk's blocks in backward: less memory for a third more time.
@@ -243,6 +250,8 @@ class TrainConfig:
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     eval_every: int = 0
     eval_batches: int = 4
+    patience: int = 0
+    trained: Literal["all", "heads"] = "all"
     num_microbatches: int = 1
     shard_size: int = 0
     activation_checkpointing: bool = False
@@ -255,7 +264,7 @@ class TrainConfig:
         for name in ("num_steps", "num_microbatches", "keep_checkpoints", "eval_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("save_every", "sample_every", "log_every", "eval_every", "shard_size"):
+        for name in ("save_every", "sample_every", "log_every", "eval_every", "patience", "shard_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; expected 0 or more")
 

@@ -34,8 +34,8 @@ def test_the_example_of_a_new_modality_runs() -> None:
 
 def test_the_commands_of_the_readme_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    verbs = set(re.findall(r"^\s*sensorium ([a-z]+)", readme, flags=re.M))
-    assert {"quickstart", "generate", "train"} <= verbs <= set(VERBS)
+    verbs = set(re.findall(r"^\s*sensorium ([a-z-]+)", readme, flags=re.M))
+    assert {"quickstart", "finetune", "generate", "train"} <= verbs <= set(VERBS)
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
     assert set(re.findall(r"make ([a-z]+)", readme)) <= targets
 

@@ -16,7 +16,7 @@ from typing import Literal
 GIB = 2**30
 MIN_PYTHON = (3, 11)
 MIN_MEMORY_GIB, MIN_DISK_GIB = 2.0, 2.0
-# Two ordinary cores do about 100 (see the design); under this the quick start cannot learn in four minutes.
+# Two ordinary cores do about 100 (see the design); under this four minutes teach a model of `nano`'s size nothing.
 MIN_GFLOPS = 20.0
 SPEED_TEST_S = 1.0  # for each of the two parts of the speed test
 # extra: the modules it brings; the metadata of an editable installation can be older than the code

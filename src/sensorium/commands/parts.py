@@ -118,7 +118,7 @@ def starter_model() -> Path:
     folder = getattr(sensorium.starter, "STARTER_MODEL", None)
     if folder is None or not Path(folder).is_dir():
         raise FileNotFoundError(
-            "no starter model ships with this version; train one with `sensorium quickstart` "
+            "no starter model ships with this version; train one with `sensorium pretrain-demo` "
             "and name its folder with --model"
         )
     return Path(folder)

@@ -55,6 +55,7 @@ Examples:
 BUDGET_KEYS = (
     *("train.num_steps", "train.max_train_s", "train.save_every", "train.keep_checkpoints"),
     *("train.sample_every", "train.log_every", "train.eval_every", "train.eval_batches", "train.trackers"),
+    "train.patience",
     # How batches are made, never which; how a step is computed, never what.
     *("data.num_workers", "data.cache_mb"),
     *("train.num_microbatches", "train.shard_size", "train.activation_checkpointing", "train.compile"),
@@ -151,12 +152,13 @@ def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
 
     trainer = Trainer(config, out, resume=resume, sampler=write_samples)
     say = print if trainer.ranks.is_main else _say_nothing
-    if trainer.progress >= 1.0:
+    if trainer.is_done:
         train = config.train
         raise ValueError(
             f"{out} is finished: step {trainer.step} of {train.num_steps}, {trainer.elapsed_s:.0f} s"
             + (f" of {train.max_train_s:.0f}" if train.max_train_s else "")
-            + "; to go on, give a larger --train.num-steps or --train.max-train-s"
+            + (f", no lower held-out loss in {trainer.num_stale} tries" if trainer.num_stale else "")
+            + "; to go on, give a larger --train.num-steps, --train.max-train-s or --train.patience"
         )
     if trainer.ranks.is_main:
         partial = out / f".{RESOLVED}.partial"

@@ -76,7 +76,11 @@ def _open(source: SourceConfig, config: DataConfig, seed: int) -> Source:
     templates = [(name, find_template(name, config.templates)) for name in source.templates]
     cumulative = np.cumsum(share)
     cumulative[-1] = 1.0
-    order = BlockShuffle(reader.block_sizes, seed=(seed, _number(source.path)), window=config.shuffle_blocks)
+    order = BlockShuffle(
+        reader.block_sizes,
+        seed=(seed, _number(source.order_key or source.path)),
+        window=config.shuffle_blocks,
+    )
     return Source(source, reader, order, templates, cumulative)
 
 

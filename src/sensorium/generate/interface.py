@@ -365,17 +365,22 @@ def load(
     Raises:
         FileNotFoundError, ValueError: what is missing or broken, and what to do.
     """
+    return Model.from_pretrained(find_model(path), weights=weights, compile=compile)
+
+
+def find_model(path: str | Path | None) -> Path:
+    """The folder of the model that ``load`` would open; nothing in it is looked at."""
     if path is None or (path == "starter" and not Path(path).is_dir()):
         from sensorium.starter import STARTER_MODEL
 
-        return Model.from_pretrained(STARTER_MODEL, weights=weights, compile=compile)
+        return STARTER_MODEL
     folder = Path(path)
     if folder.is_file() and folder.name in ("last", "best"):
         folder = folder.parent / folder.read_text().strip()
     last = folder / "last"
     if not (folder / "config.json").is_file() and last.is_file():
         folder = folder / last.read_text().strip()
-    return Model.from_pretrained(folder, weights=weights, compile=compile)
+    return folder
 
 
 __all__ = ["Audio", "Image", "Model", "Video", "load"]

@@ -29,6 +29,17 @@ class NoiseLevel(nn.Module):
         return self.down(F.silu(self.up(torch.cat([angles.cos(), angles.sin()], dim=-1))))
 
 
+def is_head(name: str) -> bool:
+    """Whether a parameter of the model stands behind the trunk.
+
+    These are the way out to patches, the projection to the shared space with its scale and bias, and a
+    language-model head of its own. Token embeddings that are also the language-model head are a way in, too: no head.
+    """
+    return name.startswith(("lm_head.", "latent_proj.", "logit_")) or (
+        name.startswith("media_heads.") and name.split(".")[2] in ("out", "refiner")
+    )
+
+
 class PatchHead(nn.Module):
     """The way in and out of a medium that is being generated.
 

@@ -27,7 +27,11 @@ def validation_loader(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> 
     Raises:
         ValueError: no source has one.
     """
-    held_out = [dataclasses.replace(source, split=SPLIT, augment=0.0) for source in config.data.sources]
+    held_out = [
+        dataclasses.replace(source, split=SPLIT, augment=0.0)
+        for source in config.data.sources
+        if source.evaluated
+    ]
     sources = tuple(source for source in held_out if Reader(source.path, SPLIT).num_rows)
     if not sources:
         raise ValueError(

@@ -23,7 +23,8 @@ class Parameters(Protocol):
 
 def is_muon(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
     """Whether Muon updates a parameter: a matrix of the trunk."""
-    return config.optimizer == "muon" and name.startswith("layers.") and parameter.ndim == 2
+    is_matrix = name.startswith("layers.") and parameter.ndim == 2
+    return config.optimizer == "muon" and parameter.requires_grad and is_matrix
 
 
 class MuonAdamW:

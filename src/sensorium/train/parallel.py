@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from sensorium.config import TrainConfig
+from sensorium.model.heads import is_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ def _gather_rows(rows: Tensor, counts: list[int], group: dist.ProcessGroup | Non
 
 
 def prepare_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> None:
-    """Make a model ready to train, in place. The order matters:
+    """Make a model ready to train, in place: what is not to be trained is frozen, then (the order matters):
 
     1. *Activation checkpointing* of each block of the trunk, innermost: what it recomputes is the plain block, and the
        compiler sees the recomputation and can fuse it.
@@ -102,6 +103,9 @@ def prepare_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> None:
     step: the collectives then are the same on every rank, whatever media its batch holds.
     """
     blocks: list[Any] = list(model.layers)  # type: ignore[arg-type]
+    for name, parameter in model.named_parameters():
+        if config.trained == "heads" and not is_head(name):
+            parameter.requires_grad_(False)
     if any(parameter.device.type != ranks.device.type for parameter in model.parameters()):
         model.to(
             ranks.device

@@ -20,6 +20,7 @@ from sensorium.data.workers import lost_worker_explained
 from sensorium.interrupt import Interruption, first_interrupt
 from sensorium.losses import Loss
 from sensorium.model.sensorium import Sensorium
+from sensorium.pretrained import TOKENIZER_FILE, WEIGHTS_FILE, load_weights, read_tensors
 from sensorium.sequence.packing import Batch
 from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint, tidy
@@ -45,12 +46,20 @@ class Trainer:
         run: folder of the run; with several machines one that all of them see.
         resume: continue from the last checkpoint in ``run``.
         sampler: called on the schedule of ``sample_every`` with a folder for its output.
+        start: folder of a model of this shape, whose weights and tokenizer the run starts from instead of from nothing;
+            where losses on held-out data are asked for, its own is the first, and it is the best until one is lower.
     """
 
     def __init__(
-        self, config: RunConfig, run: Path, *, resume: bool = False, sampler: Sampler | None = None
+        self,
+        config: RunConfig,
+        run: Path,
+        *,
+        resume: bool = False,
+        sampler: Sampler | None = None,
+        start: Path | None = None,
     ) -> None:
-        self.config, self.run_folder, self.sampler = config, run, sampler
+        self.config, self.run_folder, self.sampler, self.start = config, run, sampler, start
         self.ranks = start_ranks(config.train)
         # Of several machines only that which lost a worker counts a restart.
         restarted = any(self.ranks.share(restarted=was_restarted())["restarted"])
@@ -62,8 +71,10 @@ class Trainer:
         run.mkdir(parents=True, exist_ok=True)
         tune_allocator()
         torch.manual_seed(config.train.seed)
-        self.tokenizer = Tokenizer.load(config.tokenizer)
+        self.tokenizer = Tokenizer.load(start / TOKENIZER_FILE if start else config.tokenizer)
         self.model = Sensorium(config.model)
+        if start and not found:
+            load_weights(self.model, read_tensors(start / WEIGHTS_FILE), str(start / WEIGHTS_FILE))
         prepare_model(self.model, config.train, self.ranks)
         self.shards = Shards(self.model, self.ranks, lambda name, p: is_muon(name, p, config.train))
         self.optimizer = MuonAdamW(self.shards, config.train)
@@ -82,11 +93,13 @@ class Trainer:
         )
         self.step, self.elapsed_s, self.tokens_seen, self.samples_seen = 0, 0.0, 0, 0
         self.best_loss, self.is_best = math.inf, False  # of all held-out losses; whether this moment has it
+        self.num_stale = 0  # held-out losses since the best
         if found:
             counters = load_checkpoint(found, self.shards, self.ema, self.optimizer)
             self.step, self.elapsed_s = counters["step"], counters["elapsed_s"]
             self.tokens_seen, self.samples_seen = counters["tokens_seen"], counters["samples_seen"]
             self.best_loss = counters.get("best_loss", math.inf)
+            self.num_stale = counters.get("num_stale", 0)
         half = use_bfloat16(config.train, self.ranks.device)
         self.amounts = Amounts(config.model, self.ranks.device, torch.bfloat16 if half else torch.float32)
         self.norms = Norms(self.shards)
@@ -103,8 +116,14 @@ class Trainer:
         by_time = self.elapsed_s / train.max_train_s if train.max_train_s else 0.0
         return min(1.0, max(self.step / train.num_steps, by_time))
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the budget is used up, or the loss on held-out data has long been no lower."""
+        patience = self.config.train.patience
+        return self.progress >= 1.0 or (0 < patience <= self.num_stale)
+
     def train(self) -> Path:
-        """Run to the end of the budget; returns the last checkpoint.
+        """Run to the end of the budget, or to where held-out losses end it; returns the last checkpoint.
 
         Raises:
             KeyboardInterrupt: after a first Ctrl-C or SIGTERM, once the step is done and saved; a second one ends
@@ -114,6 +133,8 @@ class Trainer:
         stream: Any = self.loader.stream(self.step, self.config.train.num_steps)
         try:
             with first_interrupt(signal.SIGINT, signal.SIGTERM) as interrupted, lost_worker_explained():
+                if self.start and self.step == 0:
+                    self._measure_start()
                 self._loop(stream, interrupted)
                 final = self.save()
             if self.sampler:
@@ -134,10 +155,10 @@ class Trainer:
 
         def is_due(every: int) -> bool:
             """What is done at the end anyway is not due there."""
-            return bool(every) and self.step % every == 0 and self.progress < 1.0
+            return bool(every) and self.step % every == 0 and not self.is_done
 
         started, before = time.perf_counter(), self.elapsed_s
-        while self.progress < 1.0:
+        while not self.is_done:
             asked = time.perf_counter()
             batches = [batch for _, batch in islice(stream, train.num_microbatches)]
             data_wait_s = time.perf_counter() - asked
@@ -159,11 +180,19 @@ class Trainer:
                 self.write_metrics()
             if self.stopped_by:
                 self.save()
-                raise KeyboardInterrupt
-            if is_due(train.save_every) or (self.is_best and self.progress < 1.0):
+                raise KeyboardInterrupt(self.stopped_by)
+            if is_due(train.save_every) or (self.is_best and not self.is_done):
                 self.save()
             if self.sampler and is_due(train.sample_every):
                 self.sample()
+
+    def _measure_start(self) -> None:
+        """The held-out loss of the model that the run starts from, and that model as a checkpoint."""
+        values: dict[str, Any] = {"step": 0, "samples_seen": 0, "tokens_seen": 0, "elapsed_s": 0.0}
+        self._evaluate(values)
+        if self.log:
+            self.log.write(values)
+        self.save()
 
     def _evaluate(self, values: dict[str, Any]) -> None:
         """Where it is due, add losses on held-out data to what is logged."""
@@ -174,12 +203,13 @@ class Trainer:
             found = evaluate(self.model, self.held_out, self.config, self.ranks)
         values |= {name: float(value) for name, value in found.items()}
         self.is_best = values["val_loss"] < self.best_loss
+        self.num_stale = 0 if self.is_best else self.num_stale + 1
         self.best_loss = min(self.best_loss, values["val_loss"])
 
     @property
     def _is_logged(self) -> bool:
         every = self.config.train.log_every
-        return (bool(every) and self.step % every == 0) or self.progress >= 1.0
+        return (bool(every) and self.step % every == 0) or self.is_done
 
     @property
     def _is_deferred(self) -> bool:
@@ -293,6 +323,7 @@ class Trainer:
             "elapsed_s": self.elapsed_s,
             "tokens_seen": self.tokens_seen,
             "samples_seen": self.samples_seen,
+            "num_stale": self.num_stale,
             **({"best_loss": self.best_loss} if math.isfinite(self.best_loss) else {}),
         }
         is_best, self.is_best = self.is_best, False

@@ -1,4 +1,4 @@
-"""The quick start: real data in, four minutes of training on two cores, figures before and after, a report."""
+"""Pretraining in small: real data in, four minutes of training on two cores, figures before and after, a report."""
 
 import json
 import shutil
@@ -32,14 +32,14 @@ NAMES = {
 
 
 def run(
-    out: Path = Path("quickstart"), config: RunConfig | None = None, *, overwrite: bool = False
+    out: Path = Path("pretrain-demo"), config: RunConfig | None = None, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Train ``nano`` from nothing and report.
 
     Args:
         out: folder of the report; the model is in ``out/model``.
         config: another recipe (tests use a shorter one).
-        overwrite: replace an earlier quick start in ``out``.
+        overwrite: replace an earlier demo in ``out``.
 
     Returns:
         What ``report.json`` holds.
@@ -49,9 +49,7 @@ def run(
     run_folder = out / "model"
     if run_folder.exists():
         if not overwrite:
-            raise FileExistsError(
-                f"{out} holds an earlier quick start; add --overwrite or choose another --out"
-            )
+            raise FileExistsError(f"{out} holds an earlier demo; add --overwrite or choose another --out")
         shutil.rmtree(run_folder)
     out.mkdir(parents=True, exist_ok=True)
     console.print(
@@ -146,7 +144,7 @@ def _sound(array_1FM: np.ndarray, label: str) -> tuple[bytes, bytes, str]:
 def _write_report(
     out: Path, figures: dict[str, Any], suite: StarterSuite, model: Model, trainer: Trainer
 ) -> None:
-    report = Report("Sensorium quick start")
+    report = Report("Sensorium: pretraining in four minutes")
     report.text(
         f"{figures['parameters']:,} parameters, {figures['steps']} steps in {figures['train_seconds']} s, from nothing. The "
         "drawing style of the retrieval test was never trained on; nearest neighbour compares its pixels with the training "
