@@ -91,6 +91,18 @@ def test_figures_in_words(here: Here, model_folder: Path, shards: Path) -> None:
     assert lines[-1] == str(Path("evaluation/vqa.html"))
 
 
+def test_known_data_may_have_a_comma_in_its_name(here: Here, model_folder: Path, shards: Path) -> None:
+    for name in ("red, green.parquet", "blue.parquet"):
+        write_shard(shards / name, question_rows("train", 4))
+    line = ("--suite", "vqa", "--data", "questions.parquet", "--num-resamples", "50", "--max-tokens", "2")
+    known = ("--known", "red, green.parquet", "--known=blue.parquet")
+    done = here("eval", model_folder, *line, *known, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["about"]["known"] == 8
+    mixed = here("eval", model_folder, *line, "--known", "none", "--known", "blue.parquet")
+    assert_mistake(mixed, "--known none stands alone")
+
+
 def test_an_interrupted_evaluation_says_how_to_go_on(
     here: Here, model_folder: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
