@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from sensorium.data.shards import write_shard
-from sensorium.evals.report import write_evaluation
+from sensorium.evals.report import Report, write_evaluation
 from sensorium.evals.runner import Options
 from sensorium.evals.suites import evaluate
 from tests.cli.conftest import assert_mistake
@@ -235,3 +235,12 @@ def test_pictures_are_shown_small(tmp_path: Path) -> None:
     outline.feed((tmp_path / "vqa.html").read_text(encoding="utf-8"))
     assert len(outline.pictures) == 4
     assert "question: what colour is it?" in str(outline.pictures[0]["alt"])
+
+
+def test_bars_of_a_table_begin_at_the_left(tmp_path: Path) -> None:
+    report = Report("bars")
+    report.table("shares", ("what", "share", ""), [("a", "50%", "█████"), ("b", "0%", "")])
+    report.write(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<td>50%</td><td class="bar">█████</td>' in page
+    assert "td.bar{text-align:left}" in page
