@@ -76,6 +76,36 @@ def test_the_same_id_and_the_same_sample(tmp_path):
     assert result.num("error") == 1
 
 
+def test_a_picture_of_many_rows_is_examined_once(tmp_path, monkeypatch):
+    """Questions about one picture stand together; what is odd about it is still told of every row."""
+    from sensorium.data import check as module
+
+    examined = []
+
+    def examine(kind, data, *rest):
+        examined.append(data["bytes"])
+        return real(kind, data, *rest)
+
+    real = module.examine
+    monkeypatch.setattr(module, "examine", examine)
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), "white").save(buffer, "PNG")
+    blank = buffer.getvalue()
+    rows = [row(f"r{n}", blank if n % 2 else emoji(n // 10), f"text {n}") for n in range(20)]
+    result = checked(tmp_path, rows)
+    assert len(examined) == len({*examined}) == 3
+    assert [finding.id for finding in result.findings["blank"]] == [f"r{n}" for n in range(1, 20, 2)]
+    examined.clear()
+    monkeypatch.setattr(module, "_RECENT_BYTES", 10)  # what is large is not kept
+    assert checked(tmp_path, rows).counts == result.counts
+    assert len(examined) == 20
+    monkeypatch.setattr(module, "_RECENT_BYTES", 2**20)
+    examined.clear()
+    monkeypatch.setattr(module, "_NUM_RECENT", 1)
+    assert checked(tmp_path, rows).counts == result.counts
+    assert len(examined) == 20
+
+
 def test_splits_that_leak(tmp_path):
     concept = next(name for name in ("dog", "cat", "car", "sun") if split_of(name) == "train")
     rows = [

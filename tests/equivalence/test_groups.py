@@ -243,6 +243,20 @@ def test_the_backward_passes_are_the_derivatives() -> None:
     assert torch.autograd.gradcheck(lambda x: TurnFunction.apply(x, cos, sin), (x,))
 
 
+def test_a_second_derivative_is_refused() -> None:
+    """What a backward pass keeps of its forward pass counts as constant there: a second one would be wrong."""
+    x = torch.randn(1, 2, 4, 8, requires_grad=True)
+    tables = rope_tables(torch.arange(4)[None, :, None].expand(1, 4, 3), 8, 1e4)
+    for out in (
+        RMSNormFunction.apply(x, torch.ones(8), 1e-6),
+        TurnFunction.apply(x, *tables),
+        ShortAttentionFunction.apply(x, x, x, None),
+    ):
+        (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            grad.square().sum().backward()
+
+
 def test_turning_is_the_same_with_and_without_gradients() -> None:
     x = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
     tables = rope_tables(torch.arange(5)[None, :, None].expand(2, 5, 3), 8, 1e4)

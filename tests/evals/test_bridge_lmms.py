@@ -284,8 +284,12 @@ def test_sounds_that_are_too_long_are_counted(folder: Path) -> None:
         for n, s in ((1, 2.5), (2, 3), (3, 9))
     ]
     model.generate_until(requests_of(model, [[sounds[0]], [sounds[1], sounds[2]]]))
+    model.generate_until(requests_of(model, [[sounds[0]]]))  # another task, with none
+    model.generate_until(requests_of(model, [[sounds[1]]]))
     logger.remove(handler)
-    assert said == ["sensorium: of 2 sounds it hears the first 2.56 s: they are longer\n"]
+    assert said == [
+        f"sensorium: of {num} sounds it hears the first 2.56 s: they are longer\n" for num in (2, 1)
+    ]
 
 
 def test_pictures_and_videos(tmp_path: Path) -> None:

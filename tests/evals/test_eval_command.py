@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from sensorium.data.shards import write_shard
-from sensorium.evals.report import write_evaluation
+from sensorium.evals.report import Report, write_evaluation
 from sensorium.evals.runner import Options
 from sensorium.evals.suites import evaluate
 from tests.cli.conftest import assert_mistake
@@ -89,6 +89,18 @@ def test_figures_in_words(here: Here, model_folder: Path, shards: Path) -> None:
     (chance,) = (line for line in lines if line.startswith("  chance: "))
     assert re.fullmatch(r"  chance: 25.0%  [-+]\d+\.\d \[[-+]\d+\.\d, [-+]\d+\.\d\]", chance)
     assert lines[-1] == str(Path("evaluation/vqa.html"))
+
+
+def test_known_data_may_have_a_comma_in_its_name(here: Here, model_folder: Path, shards: Path) -> None:
+    for name in ("red, green.parquet", "blue.parquet"):
+        write_shard(shards / name, question_rows("train", 4))
+    line = ("--suite", "vqa", "--data", "questions.parquet", "--num-resamples", "50", "--max-tokens", "2")
+    known = ("--known", "red, green.parquet", "--known=blue.parquet")
+    done = here("eval", model_folder, *line, *known, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["about"]["known"] == 8
+    mixed = here("eval", model_folder, *line, "--known", "none", "--known", "blue.parquet")
+    assert_mistake(mixed, "--known none stands alone")
 
 
 def test_an_interrupted_evaluation_says_how_to_go_on(
@@ -223,3 +235,12 @@ def test_pictures_are_shown_small(tmp_path: Path) -> None:
     outline.feed((tmp_path / "vqa.html").read_text(encoding="utf-8"))
     assert len(outline.pictures) == 4
     assert "question: what colour is it?" in str(outline.pictures[0]["alt"])
+
+
+def test_bars_of_a_table_begin_at_the_left(tmp_path: Path) -> None:
+    report = Report("bars")
+    report.table("shares", ("what", "share", ""), [("a", "50%", "█████"), ("b", "0%", "")])
+    report.write(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<td>50%</td><td class="bar">█████</td>' in page
+    assert "td.bar{text-align:left}" in page

@@ -99,6 +99,12 @@ def test_drawings_beside_real_pictures(tmp_path: Path) -> None:
     assert "features of colours" not in " ".join(lazy)
 
 
+def test_one_picture_has_no_frechet_distance(tmp_path: Path) -> None:
+    found = evaluate(Artist(), "image", picture_rows("test", 1), tmp_path, FAST)
+    assert not any(result.metric.startswith("Frechet") for result in found.results)
+    assert any("needs pictures of at least 2 texts, and there is 1" in note for note in found.about["notes"])
+
+
 def test_other_known_pictures_are_looked_at_anew(tmp_path: Path) -> None:
     names = []
     for name, num in (("a", 4), ("b", 8)):
@@ -109,7 +115,7 @@ def test_other_known_pictures_are_looked_at_anew(tmp_path: Path) -> None:
     write_shard(tmp_path / "asked" / "data.parquet", picture_rows("test"))
 
     def ceiling(known: str, *, overwrite: bool) -> float:
-        options = Options(num_resamples=50, known=known)
+        options = Options(num_resamples=50, known=(known,))
         judges = Judges(features=Colours())
         data, artist = str(tmp_path / "asked"), Artist()
         found = evaluate(artist, "image", data, tmp_path, options, judges=judges, overwrite=overwrite)
@@ -147,6 +153,10 @@ def test_edits_inside_and_outside(tmp_path: Path) -> None:
     assert figures["nearer to the wanted picture than the source is"].value == 1
     assert figures["inside: error"].value == 0
     assert figures["outside: PSNR (at most 100)"].value == 100
+    done = figures["inside: pixels changed as asked"]
+    assert done.value == 1
+    assert done.baselines["source unchanged"] == 0
+    assert done.baselines["noise"] < 0.15
     assert figures["inside: error, swap"].n + figures["inside: error, recolour"].n == 5
     assert any(note.startswith("1 of 6 edits ask for no change") for note in found.about["notes"])
     lazy = by_metric(evaluate(Idler(), "edit", rows, tmp_path, FAST, overwrite=True).results)

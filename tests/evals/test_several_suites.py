@@ -17,7 +17,8 @@ import pytest
 from sensorium.data.shards import write_shard
 from sensorium.evals.results import Result, load_results
 from sensorium.evals.summary import SELECTIONS, strongest
-from tests.evals.rows import clip_rows, code_rows, edit_rows, region_rows
+from tests.cli.conftest import assert_mistake
+from tests.evals.rows import Ear, Seer, clip_rows, code_rows, edit_rows, question_rows, region_rows
 
 Here = Callable[..., CompletedProcess[str]]
 SHORT = (
@@ -115,6 +116,77 @@ def test_a_process_that_is_killed_loses_nothing(model_folder: Path, tmp_path: Pa
     whole = (tmp_path / "whole" / "image.answers.jsonl").read_bytes()
     assert (tmp_path / "killed" / "image.answers.jsonl").read_bytes() == whole
     assert whole.startswith(kept[: kept.rfind(b"\n") + 1])
+
+
+def test_a_broken_part_does_not_end_the_others(
+    here: Here, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = (tmp_path / "full" / name for name in ("lucide", "tabler"))
+    for folder in (good, bad):
+        folder.mkdir(parents=True)
+        write_shard(folder / "data.parquet", code_rows("test", 2))
+    parts = tuple(part for part in SELECTIONS["all"] if part.suite == "code")
+    monkeypatch.setitem(SELECTIONS, "all", parts[::-1])  # the broken one first
+    (bad / "data.parquet").write_bytes(b"PAR1 no more")
+    line = ("eval", model_folder, "--suite", "all", "--data", "full", *SHORT)
+    done = here(*line)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^code-lucide: 2 samples", done.stdout, re.M)
+    assert re.search(r"^left out: code on tabler: .*data\.parquet", done.stdout, re.M)
+    assert done.stderr.splitlines()[-2].startswith("could not be run: code on tabler: ")
+    assert done.stderr.splitlines()[-1] == "1 of 2 parts could not be run"
+    figures = json.loads((tmp_path / "evaluation" / "all.json").read_text())
+    assert list(figures["about"]["parts"]) == ["code-lucide"]
+    assert "1 of 2 parts could not be run" in (tmp_path / "evaluation" / "all.html").read_text()
+    (good / "data.parquet").write_bytes(b"PAR1 no more")
+    nothing = here(*line, "--json")
+    assert nothing.returncode == 1
+    assert "2 of 2 parts could not be run" in nothing.stderr
+    assert [*json.loads(nothing.stdout)["about"]["left_out"]] == ["code on tabler", "code on lucide"]
+
+
+def test_speech_needs_jiwer_only_where_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sensorium.evals import summary
+    from sensorium.evals.judges import Judges
+
+    monkeypatch.setattr(summary.importlib.util, "find_spec", lambda name: None)
+    speech = {part.suite: part for part in SELECTIONS["starter"] if part.suite in ("asr", "tts")}
+    assert summary._lacking(speech["tts"], Seer(), Judges()) == ""
+    assert "need jiwer" in summary._lacking(speech["tts"], Seer(), Judges(recognizer=Ear()))
+    assert "need jiwer" in summary._lacking(speech["asr"], Seer(), Judges())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks files as POSIX does")
+def test_two_evaluations_do_not_write_one_journal(here: Here, model_folder: Path, tmp_path: Path) -> None:
+    """A lock of another process is refused; it goes with that process, and answers stay."""
+    write_shard(tmp_path / "questions.parquet", question_rows("test", 4))
+    line = ("eval", model_folder, "--suite", "vqa", "--data", "questions.parquet", *SHORT[:6])
+    assert here(*line).returncode == 0
+    journal = tmp_path / "evaluation" / "vqa.answers.jsonl"
+    before = journal.read_bytes()
+    holding = "import fcntl, sys, time; f = open(sys.argv[1]) if sys.argv[2] == 'f' else None; import os; "
+    holding += "h = f.fileno() if f else os.open(sys.argv[1], os.O_RDONLY); "
+    holding += "fcntl.flock(h, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    both = ("eval", model_folder, "--suite", "starter", *SHORT)
+    for path, kind, asked in ((journal, "f", line), (tmp_path / "evaluation", "d", both)):
+        other = subprocess.Popen(
+            [sys.executable, "-c", holding, str(path), kind], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            for more in ((), ("--overwrite",)):
+                assert_mistake(
+                    here(*asked, *more), f"evaluation{'/vqa.answers.jsonl' if kind == 'f' else ''} is being"
+                )
+            assert journal.read_bytes() == before
+        finally:
+            other.kill()
+            other.wait()
+            assert other.stdout is not None
+            other.stdout.close()
+    assert here(*line).returncode == 0
+    assert journal.read_bytes() == before
 
 
 def test_the_strongest_rival_is_neither_a_ceiling_nor_a_control() -> None:

@@ -57,6 +57,31 @@ def test_samples_of_a_group_are_drawn_together() -> None:
     assert found.num_units == 40
 
 
+def test_the_median_of_groups_is_that_of_all_their_values() -> None:
+    rng = np.random.default_rng(0)
+    values, groups = rng.integers(0, 30, 23).astype(float), rng.integers(0, 6, 23).tolist()
+    found = bootstrap(values, "median", groups=groups, num_resamples=200, seed=3)
+    names = list(dict.fromkeys(groups))
+    members = [values[[group == name for group in groups]] for name in names]
+    picked = np.random.default_rng(3).integers(len(names), size=(200, len(names)))
+    drawn = [np.median(np.concatenate([members[place] for place in row])) for row in picked]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    assert found.estimate == np.median(values)
+    assert found.num_units == len(names)
+    twice = paired_difference(values, values + 1, "median", groups=groups, num_resamples=50)
+    assert (twice.estimate, twice.low, twice.high) == (-1, -1, -1)
+
+
+def test_ranks_of_one_concept_are_drawn_together() -> None:
+    groups = [n // 10 for n in range(400)]
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        return np.repeat(rng.exponential(1.0, 40), 10)
+
+    assert 0.83 <= coverage(draw, np.log(2), "median", groups=groups) <= 0.96
+    assert coverage(draw, np.log(2), "median") < 0.7
+
+
 def test_the_interval_is_scipys() -> None:
     values = np.random.default_rng(0).exponential(1.0, 80)
     theirs = scipy_bootstrap(

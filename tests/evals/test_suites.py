@@ -1,6 +1,7 @@
 """Suites with subjects whose figures are known, killed and resumed, and what they refuse."""
 
 import json
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,16 @@ from sensorium.evals.metrics.answers import vqa_accuracy
 from sensorium.evals.results import Result, load_results, save_results
 from sensorium.evals.runner import Options
 from sensorium.evals.suites import evaluate
-from tests.evals.rows import COLOURS, Seer, Sleeper, picture_rows, question_rows, speech_rows
+from tests.evals.rows import (
+    COLOURS,
+    Seer,
+    Sleeper,
+    clip_rows,
+    code_rows,
+    picture_rows,
+    question_rows,
+    speech_rows,
+)
 
 FAST = Options(num_resamples=50, batch_size=4)
 
@@ -57,9 +67,9 @@ def test_what_baselines_may_learn_from_is_named(questions: str, tmp_path: Path) 
         row["messages"][1]["content"][0]["text"] = "red"
     write_shard(tmp_path / "other.parquet", reds)
     for known, majority in (
-        (str(tmp_path / "other.parquet"), 0.25),
-        ("none", None),
-        (f"{questions},{questions}", 0.25),
+        ((str(tmp_path / "other.parquet"),), 0.25),
+        (("none",), None),
+        ((questions, questions), 0.25),
     ):
         options = Options(num_resamples=50, known=known)
         (result,) = evaluate(Sleeper(), "vqa", questions, tmp_path, options, overwrite=True).results
@@ -68,6 +78,43 @@ def test_what_baselines_may_learn_from_is_named(questions: str, tmp_path: Path) 
         Sleeper(), "vqa", questions, tmp_path, Options(split="train"), overwrite=True
     ).results
     assert "majority" not in result.baselines  # what is asked is never learned from
+
+
+def test_chance_without_known_answers_is_any_of_those_asked_for(tmp_path: Path) -> None:
+    options = Options(num_resamples=50, known=("none",))
+    for suite, rows in (("vqa", question_rows("test", 8)), ("video", clip_rows("test"))):
+        found = evaluate(Sleeper(), suite, rows, tmp_path, options)
+        result = next(r for r in found.results if r.metric.startswith("exact match"))
+        assert result.baselines["chance"] == pytest.approx(0.25)
+        assert any("chance is any of the 4 right answers" in note for note in found.about["notes"])
+
+
+def test_known_answers_hold_no_more_than_they_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sensorium.evals import cases
+
+    monkeypatch.setattr(cases, "_MAX_KNOWN", 8)
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = 0
+
+    class Held(dict[str, Any]):
+        __hash__ = object.__hash__
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal most
+        for n in range(100):
+            (row,) = code_rows("train", 1)
+            held = Held(row | {"id": f"row-{n}"})
+            held["messages"] = [row["messages"][0], message("assistant", f"code {n}")]
+            alive.add(held)
+            most = max(most, len(alive))
+            yield held
+
+    found = cases.known_answers(rows())
+    assert most <= 12
+    numbers = [int(example.answer.split()[1]) for example in found]
+    assert 4 <= len(numbers) <= 8
+    assert len({*np.diff(numbers)}) == 1
+    assert numbers[-1] >= 80
 
 
 def test_ten_answers_are_scored_by_the_owners_rule(tmp_path: Path) -> None:

@@ -140,3 +140,21 @@ def test_the_command_trains_compares_and_refuses(tmp_path: Path) -> None:
 def test_data_without_sounds_are_refused() -> None:
     with pytest.raises(ValueError, match="no sounds in starter:wordnet"):
         read_sounds(("starter:wordnet",), "train")
+
+
+def test_silence_and_stopping_early_cost_what_they_leave_out() -> None:
+    wave = (0.3 * np.sin(np.arange(24_000) / 10)).astype(np.float32)
+    nothing, half = wave[:0], wave[:12_000]
+    silent = mel_distance(np.zeros_like(wave), wave)
+    assert silent > 1
+    assert mel_distance(nothing, wave) == silent
+    assert 0.45 * silent < mel_distance(half, wave) < 0.65 * silent  # the cut itself is heard
+    # Silence behind it does not thin an error out, and sound behind it costs.
+    wrong = np.ascontiguousarray(wave[::-1]) * 0.1
+    behind = np.concatenate([wrong, np.zeros(48_000, np.float32)])
+    assert mel_distance(behind, wave) > 0.98 * mel_distance(wrong, wave)
+    assert mel_distance(np.concatenate([wave, wave]), wave) > 0.9 * silent
+    assert mel_distance(nothing, nothing) == 0
+    assert np.isfinite(mel_distance(wave, nothing))
+    assert stft_distance(half, wave) > 0.2
+    assert np.isfinite(stft_distance(nothing, wave))

@@ -108,7 +108,8 @@ def help_only(arguments: Sequence[str]) -> bool:
 def _arity(hint: Any) -> int:
     if hint is bool:
         return 0
-    return len(typing.get_args(hint)) if typing.get_origin(hint) is tuple else 1
+    values = typing.get_args(hint) if typing.get_origin(hint) is tuple else (hint,)
+    return 1 if values[-1] is Ellipsis else len(values)  # of any number: given again for each
 
 
 def _complaint(box: str) -> str:

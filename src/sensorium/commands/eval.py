@@ -16,6 +16,7 @@ from sensorium.commands.parts import STARTER, open_model
 if TYPE_CHECKING:
     from sensorium.evals.judges import Judges
     from sensorium.evals.runner import ModelSubject, Options
+    from sensorium.evals.summary import Done
 
 DESCRIPTION = """Ask a model what is in your data, and set the figures beside answers that need no model.
 
@@ -42,7 +43,7 @@ interruption, and gives the same figures as a run in one piece.
 Examples:
   sensorium eval starter --suite starter
   sensorium eval starter --suite vqa --data starter:easy-vqa --limit 200
-  sensorium eval runs/tiny --suite retrieval --data starter:openmoji --split train --known starter:noto,starter:fluent
+  sensorium eval runs/tiny --suite retrieval --data starter:openmoji --split train --known starter:noto --known starter:fluent
   sensorium eval runs/tiny --suite asr --data data/speech --normalizer whisper-english --json
   sensorium eval runs/tiny --suite tts --data data/speech --recognizer models/whisper-base
   sensorium eval runs/small --suite all --data data/starter --limit 100
@@ -74,9 +75,11 @@ class Eval:
     split: str = "test"
     """The split that is asked."""
     known: Annotated[
-        str, tyro.conf.arg(metavar="DATA", help_behavior_hint="(default: the split train of --data)")
-    ] = ""
-    """Data whose split train baselines may learn from, names between commas; none for nothing."""
+        tuple[str, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(metavar="DATA", help_behavior_hint="(default: the split train of --data)"),
+    ] = ()
+    """Data whose split train baselines may learn from, given once for each; none for nothing."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("evaluation")
     """Where figures, page and answers go."""
     limit: int = 0
@@ -227,7 +230,8 @@ def _several(chosen: Eval, subject: "ModelSubject", options: "Options", judges: 
     )
     figures, page = write_summary(done, out)
     if chosen.json:
-        return _print_json(figures)
+        _print_json(figures)
+        return _told(done)
     for name, found in done.evaluations.items():
         print(f"{name}: {found.about['cases']} samples of the split {found.about['split']}")
         for result in found.results:
@@ -240,7 +244,17 @@ def _several(chosen: Eval, subject: "ModelSubject", options: "Options", judges: 
     for what, why in done.left_out.items():
         print(f"left out: {what}: {why}")
     print(f"{figures}\n{page}")
-    return 0
+    return _told(done)
+
+
+def _told(done: "Done") -> int:
+    """The exit status; what could not be run is said on standard error, behind all figures."""
+    num_asked = len(done.evaluations) + len(done.broken)
+    for what in done.broken:
+        print(f"could not be run: {what}: {done.left_out[what]}", file=sys.stderr)
+    if done.broken:
+        print(f"{len(done.broken)} of {num_asked} parts could not be run", file=sys.stderr)
+    return 0 if done.evaluations else 1
 
 
 def _print_json(path: Path) -> int:

@@ -5,7 +5,9 @@ What is kept of a row is some seventy bytes of hashes, so memory does not grow w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,9 @@ from sensorium.sequence.tokenizer import Tokenizer
 MIN_LANGUAGE_CHARS = 20
 MIN_LANGUAGE_CONFIDENCE = 0.95
 _SAMPLE_SIZE = 24  # media of each kind remembered for the contact sheet
+# Questions about one picture, and edits of it, stand together: what was found of the last few media is not looked for
+# again. Large ones are, so that 64 MiB hold them.
+_NUM_RECENT, _RECENT_BYTES = 64, 2**20
 
 
 def check(
@@ -78,6 +83,7 @@ class _Checker:
         if self.language_of is None:
             self.result.skipped.append("languages: pip install 'sensorium[curate]'")
         self.seen = Seen(rows)
+        self.recent: OrderedDict[tuple[str, int], MediumFacts] = OrderedDict()
 
     def look(self, number: int, row: dict[str, Any], problems: list[str]) -> None:
         self.result.num_rows += 1
@@ -92,9 +98,9 @@ class _Checker:
             AttributeError,
         ):  # nulls and strings where lists should be; the form's finding says so
             media, text = [], ""
-        facts = self._look_at_media(number, row, media)
-        self._look_at_words(number, row, text)
         hashes = [digest64(medium.get("bytes") or b"") for _, medium in media]
+        facts = self._look_at_media(number, row, media, hashes)
+        self._look_at_words(number, row, text)
         self.seen.remember(number, row, text, hashes, [fact.look if fact else (0, 0) for fact in facts])
         if not problems:
             self._look_at_documents(number, row, facts)
@@ -115,7 +121,11 @@ class _Checker:
         return []
 
     def _look_at_media(
-        self, number: int, row: Mapping[str, Any], media: list[tuple[str, Mapping[str, Any]]]
+        self,
+        number: int,
+        row: Mapping[str, Any],
+        media: list[tuple[str, Mapping[str, Any]]],
+        hashes: Sequence[int],
     ) -> list[MediumFacts | None]:
         """Facts of every medium, None for one that does not decode."""
         facts: list[MediumFacts | None] = []
@@ -127,7 +137,7 @@ class _Checker:
                 if not medium.get("bytes") and medium.get("path"):
                     found = f"holds only the path {medium['path']!r} of this {kind}"
                     raise MediaError(kind, found, "expected its bytes", "import the data again")
-                fact = examine(kind, medium, self.budgets, self.look_hash)
+                fact = self._examine(kind, medium, hashes[ordinal])
             except MediaError as error:
                 self._add(reason_of(error), number, row, str(error))
             if fact:
@@ -135,6 +145,19 @@ class _Checker:
                     self._add(oddity, number, row, f"{medium.get('path') or kind}: {reason}", measure=measure)
             facts.append(fact)
         return facts
+
+    def _examine(self, kind: str, medium: Mapping[str, Any], hash64: int) -> MediumFacts:
+        """``examine``, once for the same bytes in rows that are near to each other."""
+        known = self.recent.get((kind, hash64))
+        if known is None:
+            known = examine(kind, medium, self.budgets, self.look_hash)
+            if known.plain.nbytes <= _RECENT_BYTES:
+                self.recent[kind, hash64] = known
+            if len(self.recent) > _NUM_RECENT:
+                self.recent.popitem(last=False)
+        else:
+            self.recent.move_to_end((kind, hash64))
+        return replace(known, medium=medium)
 
     def _look_at_words(self, number: int, row: Mapping[str, Any], text: str) -> None:
         unknown = [

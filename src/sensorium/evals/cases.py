@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from sensorium.media.parts import Audio, Image, Video
 Medium = Image | Audio | Video
 Part = str | Medium
 Row = Mapping[str, Any]
+T = TypeVar("T")
 # A list of texts in `metadata`, as JSON: the answers of several people, further captions of one medium.
 ANSWERS, CAPTIONS = "answers", "captions"
 MEDIA_KINDS = ("image", "audio")
@@ -235,16 +236,8 @@ def known_media(
 ) -> list[Example]:
     """What a neighbour can learn: at most 4,000 media with texts, evenly spread; ``signal`` is ``signal_of`` if None."""
     signal = signal or signal_of
-    kept: list[tuple[str, Row]] = []
-    stride = 1
-    named = ((kind, row) for row in rows if row.get("text") and (kind := _kind(row, kinds)))
-    for number, pair in enumerate(named):
-        if number % stride == 0:
-            kept.append(pair)
-        if len(kept) > _MAX_KNOWN:
-            kept, stride = kept[::2], 2 * stride
     found = []
-    for kind, row in kept:
+    for kind, row in _evenly((kind, row) for row in rows if row.get("text") and (kind := _kind(row, kinds))):
         with blamed(row["id"]):
             found.append(Example(row["text"], signal=signal(_part(kind, row[kind], row["id"]))))
     return found
@@ -252,10 +245,25 @@ def known_media(
 
 def known_answers(rows: Iterable[Row]) -> list[Example]:
     """What a neighbour can learn of questions: their first picture and their answer, at most 4,000, evenly spread."""
-    answered = [row for row in rows if is_answered_in(row, "text") and row.get("images")]
-    kept = answered[:: max(1, -(-len(answered) // _MAX_KNOWN))]
-    cases = [_question(row) for row in kept]
-    return [Example(case.answers[0], case.question, signal_of(case.media[0])) for case in cases if case.media]
+    found = []
+    for row in _evenly(row for row in rows if is_answered_in(row, "text") and row.get("images")):
+        case = _question(row)
+        if case.media:
+            with blamed(case.id):
+                found.append(Example(case.answers[0], case.question, signal_of(case.media[0])))
+    return found
+
+
+def _evenly(items: Iterable[T]) -> list[T]:
+    """At most 4,000 items of a stream of any length, evenly spread; no more are held while it is read."""
+    kept: list[T] = []
+    stride = 1
+    for number, item in enumerate(items):
+        if number % stride == 0:
+            kept.append(item)
+        if len(kept) > _MAX_KNOWN:
+            kept, stride = kept[::2], 2 * stride
+    return kept
 
 
 def is_answered_in(row: Row, kind: str) -> bool:

@@ -1,11 +1,13 @@
-"""Answers on disk as they come, so that a killed evaluation goes on where it stopped."""
+"""Answers on disk as they come, so that a killed evaluation goes on where it stopped; one process at a time."""
 
 import base64
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any
 
 import numpy as np
 
@@ -13,25 +15,54 @@ from sensorium.media.audio import encode_wav
 from sensorium.media.image import encode_png
 from sensorium.media.parts import Audio, Image
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # not POSIX: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
+
+
+class InUseError(OSError):
+    """Another process writes there."""
+
 
 class Journal:
-    """Values by key in a JSONL file, written as they come.
+    """Values by key in a JSONL file, written as they come; a context manager, locked against others until it ends.
 
     Args:
         path: made where it is missing. Its first line is ``about``; a torn last line is cut off.
         about: what the values depend on.
+        overwrite: begin anew whatever is there.
 
     Raises:
+        InUseError: another process holds the file.
         ValueError: the file holds values that depend on something else; the message says what differs.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+    def __init__(self, path: Path, about: dict[str, Any], *, overwrite: bool = False) -> None:
         self.path = path
         self.values: dict[str, Any] = {}
-        about = json.loads(json.dumps(about))
-        whole = _whole_lines(path)
+        self._file = path.open("a+b")
+        try:
+            _lock(self._file.fileno(), path)
+            if overwrite:
+                self._file.truncate(0)
+            self._open(json.loads(json.dumps(about)))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()  # which ends the lock
+
+    def _open(self, about: dict[str, Any]) -> None:
+        path, whole = self.path, _whole_lines(self._file)
         if not whole:
-            path.write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
+            self._append([about])
             return
         before, *rows = [_parsed(path, number, line) for number, line in enumerate(whole, 1)]
         changed = sorted(k for k in {*before, *about} if before.get(k) != about.get(k))
@@ -49,12 +80,14 @@ class Journal:
 
     def add(self, values: dict[str, Any]) -> None:
         """Append values; when this returns they are on the disk."""
-        lines = [json.dumps({"key": k, "value": v}, ensure_ascii=False) + "\n" for k, v in values.items()]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
+        self._append([{"key": k, "value": v} for k, v in values.items()])
         self.values |= values
+
+    def _append(self, rows: Sequence[dict[str, Any]]) -> None:
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        self._file.write("".join(lines).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def fill(
         self,
@@ -124,15 +157,43 @@ def _made(keys: list[str], items: list[Any], make: Callable[[list[Any]], Sequenc
         raise
 
 
-def _whole_lines(path: Path) -> list[str]:
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """A folder that one process at a time writes several journals into.
+
+    Raises:
+        InUseError: another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    """Lock an open file until it is closed; the system closes those of a killed process."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InUseError(
+            f"{path} is being written by another evaluation; wait until it ends, or name another --out"
+        ) from error
+
+
+def _whole_lines(file: IO[bytes]) -> list[str]:
     """Lines that end; what a killed process wrote half of is cut off the file."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
+    file.seek(0)
+    data = file.read()
     end = data.rfind(b"\n") + 1
     if end < len(data):
-        with path.open("r+b") as file:
-            file.truncate(end)
+        file.truncate(end)
     return data[:end].decode("utf-8").split("\n")[:-1]  # not splitlines: texts may hold other line ends
 
 

@@ -21,7 +21,7 @@ h1,h2{line-height:1.2}table{border-collapse:collapse;margin:1rem 0}th,td{border:
 text-align:right}th:first-child,td:first-child{text-align:left}caption{text-align:left;font-weight:600;padding:.3rem 0}
 .grid{display:flex;flex-wrap:wrap;gap:.8rem}figure{margin:0;width:7.5rem}figure.wide{width:18rem}
 figure img{width:100%;image-rendering:pixelated;border:1px solid #ccc}figcaption{font-size:.85rem}
-img.plot{max-width:100%}.note{color:#444}.scroll{overflow-x:auto}
+td.bar{text-align:left}img.plot{max-width:100%}.note{color:#444}.scroll{overflow-x:auto}
 td{font-variant-numeric:tabular-nums;white-space:pre}th[scope=row]{white-space:nowrap}table{font-size:.92rem}
 ul.cases{list-style:none;padding:0;display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1rem}
 ul.cases>li{border:1px solid #bbb;border-radius:.4rem;padding:.8rem}ul.cases p{margin:0}ul.cases h3{margin:0 0 .5rem;font-size:1rem;
@@ -31,6 +31,7 @@ ul.cases .media{display:flex;flex-wrap:wrap;gap:.4rem}ul.cases .media figure{fle
 ul.cases .media figure.wide{flex-basis:100%;max-width:none}ul.cases .media figure img{min-width:0}
 dt{color:#444}dd{margin:0;overflow-wrap:anywhere}
 """
+_BAR = ' class="bar"'
 NUM_SHOWN = 12
 _MAX_SIDE = 160
 _SHARES, _TENTHS = ("", "%", "rate"), ("rank", "dB", "edits")
@@ -65,7 +66,7 @@ class Report:
         head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
         body = "".join(
             f'<tr><th scope="row">{html.escape(row[0])}</th>'
-            + "".join(f"<td>{html.escape(c)}</td>" for c in row[1:])
+            + "".join(f"<td{_BAR if c.startswith('█') else ''}>{html.escape(c)}</td>" for c in row[1:])
             + "</tr>"
             for row in rows
         )

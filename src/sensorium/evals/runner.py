@@ -139,8 +139,7 @@ class Options:
 
     Args:
         split: that is asked.
-        known: what baselines may learn from: "" is the split train of the same data, "none" nothing, anything else
-            names of data between commas, whose split train is taken.
+        known: names of data from whose split train baselines may learn: none is the same data, "none" alone nothing.
         limit: cases at most, evenly spread; 0 means all.
         prompt: what is asked; "" is the suite's own ("{question}" for vqa, "transcribe" for asr).
         normalizer: of asr and tts; "" is "basic". max_tokens: of an answer; 0 is the suite's own.
@@ -149,7 +148,7 @@ class Options:
     """
 
     split: str = "test"
-    known: str = ""
+    known: tuple[str, ...] = ()
     limit: int = 0
     prompt: str = ""
     normalizer: str = ""

@@ -5,31 +5,45 @@ from collections.abc import Sequence
 import numpy as np
 
 from sensorium.generate.speech import MelToSound
-from sensorium.media.audio import log_mel
+from sensorium.media.audio import HOP_LENGTH, log_mel
 
 RESOLUTIONS = ((2048, 512), (1024, 256), (512, 128), (256, 64))
 _FLOOR = 1e-4  # 80 dB under full scale: what is quieter differs without being heard
 
 
 def mel_distance(made: np.ndarray, real: np.ndarray) -> float:
-    """Mean absolute difference of two log-mel spectrograms, in nepers (1 is 8.7 dB).
+    """Absolute difference of two log-mel spectrograms for every frame of the real one, in nepers (1 is 8.7 dB).
+
+    The shorter sound goes on in silence: who stops early is as far from what is missing as silence is, and who goes on
+    pays for what is heard too much, without a longer sum to divide it by.
 
     Args:
-        made, real: float ``[N]`` at 24 kHz; the longer one is cut.
+        made, real: float ``[N]`` at 24 kHz, N of 0 too. Of two without a sample the distance is 0; where only the real
+            one has none, every frame of the made one counts.
+
+    Source: padding in the time domain as in the plain form of MCD (Kubichek 1993; arXiv 2111.12890, section 5.1); the
+    division by the length of the reference as in a word error rate.
     """
-    size = min(made.size, real.size)
-    return float(np.abs(_audible(log_mel(made[:size])) - _audible(log_mel(real[:size]))).mean())
+    size = max(made.size, real.size)
+    if not size:
+        return 0.0
+    ours_FM, theirs_FM = (_audible(log_mel(_silent_to(wave, size))) for wave in (made, real))
+    per_frame_F = np.abs(ours_FM - theirs_FM).mean(axis=1)
+    return float(per_frame_F.sum() / (1 + (real.size or size) // HOP_LENGTH))
 
 
 def stft_distance(made: np.ndarray, real: np.ndarray) -> float:
     """Mean over four resolutions of the spectral convergence and the log-magnitude distance.
 
+    Args:
+        made, real: float ``[N]`` at 24 kHz; the shorter one goes on in silence.
+
     Source: the multi-resolution STFT loss, arXiv 1910.11480, eq. 4 to 6.
     """
-    size = min(made.size, real.size)
+    size = max(made.size, real.size)
     total = 0.0
     for window, hop in RESOLUTIONS:
-        ours, theirs = (_magnitude(wave[:size], window, hop) for wave in (made, real))
+        ours, theirs = (_magnitude(_silent_to(wave, size), window, hop) for wave in (made, real))
         total += float(np.linalg.norm(theirs - ours)) / max(float(np.linalg.norm(theirs)), 1e-6)
         total += float(np.abs(_audible(np.log(ours + 1e-9)) - _audible(np.log(theirs + 1e-9))).mean())
     return total / len(RESOLUTIONS)
@@ -53,6 +67,10 @@ def score_vocoder(sounds: Sequence[np.ndarray], to_sound: MelToSound) -> dict[st
         "mel_distance": float(np.mean([mel_distance(*pair) for pair in pairs])),
         "stft_distance": float(np.mean([stft_distance(*pair) for pair in pairs])),
     }
+
+
+def _silent_to(wave: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(wave, (0, size - wave.size))
 
 
 def _audible(log_values: np.ndarray) -> np.ndarray:

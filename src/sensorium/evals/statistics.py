@@ -51,8 +51,7 @@ def bootstrap(
     Args:
         values: ``[N]`` for "mean" and "median", ``[N, 2]`` for "ratio" (numerator and denominator of each sample:
             errors and words; the figure is the ratio of their sums).
-        groups: samples of one group (questions about one picture, utterances of one speaker) are drawn together;
-            not for "median".
+        groups: samples of one group (questions about one picture, utterances of one speaker) are drawn together.
 
     Raises:
         ValueError: nothing to draw from, an unknown statistic, or values of the wrong shape.
@@ -60,9 +59,9 @@ def bootstrap(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3; groups as in the cluster
     bootstrap (Davison and Hinkley 1997, section 3.8).
     """
-    units, figure = _units(values, statistic, groups)
-    drawn = _resampled([units], lambda arrays: figure(arrays[0]), num_resamples, seed)
-    return _interval(float(figure(units[None])[0]), drawn, level, num_resamples, seed, len(units))
+    num_units, width, figure = _units(values, statistic, groups)
+    drawn = _resampled(num_units, width, figure, num_resamples, seed)
+    return _interval(float(figure(_all(num_units))[0]), drawn, level, num_resamples, seed, num_units)
 
 
 def paired_difference(
@@ -80,25 +79,26 @@ def paired_difference(
     Args:
         a, b: as in ``bootstrap``, sample by sample of the two systems.
     """
-    units_a, figure = _units(a, statistic, groups)
-    units_b, _ = _units(b, statistic, groups)
-    if units_a.shape != units_b.shape:
-        raise ValueError(
-            f"{len(units_a)} and {len(units_b)} samples; a paired difference needs the same ones"
-        )
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} samples; a paired difference needs the same ones")
+    num_units, width, figure_a = _units(a, statistic, groups)
+    *_, figure_b = _units(b, statistic, groups)
 
-    def difference(arrays: list[np.ndarray]) -> np.ndarray:
-        return figure(arrays[0]) - figure(arrays[1])
+    def difference(picked_RU: np.ndarray) -> np.ndarray:
+        return figure_a(picked_RU) - figure_b(picked_RU)
 
-    drawn = _resampled([units_a, units_b], difference, num_resamples, seed)
-    estimate = float(difference([units_a[None], units_b[None]])[0])
-    return _interval(estimate, drawn, level, num_resamples, seed, len(units_a))
+    drawn = _resampled(num_units, 2 * width, difference, num_resamples, seed)
+    estimate = float(difference(_all(num_units))[0])
+    return _interval(estimate, drawn, level, num_resamples, seed, num_units)
+
+
+Figure = Callable[[np.ndarray], np.ndarray]
 
 
 def _units(
     values: np.ndarray | Sequence[float], statistic: str, groups: Sequence[Any] | None
-) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """What is drawn, and the figure of ``[R, units, ...]`` -> ``[R]``."""
+) -> tuple[int, int, Figure]:
+    """How many units are drawn, how many values a draw holds, and the figure of drawn units ``[R, U]`` -> ``[R]``."""
     if statistic not in ("mean", "median", "ratio"):
         raise ValueError(f"unknown statistic {statistic!r}; known are mean, median and ratio")
     array = np.asarray(values, dtype=np.float64)
@@ -109,31 +109,48 @@ def _units(
             f"values have shape {list(array.shape)}; {statistic} takes {shape} with N of at least 1"
         )
     if groups is None:
-        return array, {"mean": _mean, "median": _median, "ratio": _ratio}[statistic]
-    if statistic == "median" or len(groups) != len(array):
-        raise ValueError(
-            f"{len(groups)} groups for {len(array)} values; give one each, and no median of groups"
-        )
+        plain = {"mean": _mean, "median": _median, "ratio": _ratio}[statistic]
+        return len(array), array.size, lambda picked_RU: plain(array[picked_RU])
+    if len(groups) != len(array):
+        raise ValueError(f"{len(groups)} groups for {len(array)} values; give one each")
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    group_N = np.array([numbers[group] for group in groups])
+    if statistic == "median":
+        return len(numbers), len(array) + len(numbers), _median_of_groups(array, group_N, len(numbers))
     if statistic == "mean":
         array = np.stack([array, np.ones(len(array))], axis=1)
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     sums = np.zeros((len(numbers), 2))
-    np.add.at(sums, [numbers[group] for group in groups], array)
-    return sums, _ratio
+    np.add.at(sums, group_N, array)
+    return len(sums), sums.size, lambda picked_RU: _ratio(sums[picked_RU])
 
 
-def _resampled(
-    arrays: list[np.ndarray],
-    figure: Callable[[list[np.ndarray]], np.ndarray],
-    num_resamples: int,
-    seed: int,
-) -> np.ndarray:
-    rng, num_units = np.random.default_rng(seed), len(arrays[0])
-    chunk = max(1, _MAX_DRAWN // (num_units * 2 * len(arrays)))
+def _median_of_groups(values_N: np.ndarray, group_N: np.ndarray, num_groups: int) -> Figure:
+    """The median of all values of the groups drawn: one of a group drawn twice counts twice."""
+    order = np.argsort(values_N, kind="stable")
+    values_N, group_N = values_N[order], group_N[order]
+
+    def figure(picked_RU: np.ndarray) -> np.ndarray:
+        rows = np.arange(len(picked_RU))[:, None] * num_groups
+        times_RU = np.bincount((rows + picked_RU).ravel(), minlength=rows.size * num_groups)
+        ends_RN = times_RU.reshape(-1, num_groups)[:, group_N].cumsum(axis=1)
+        num_R1 = ends_RN[:, -1:]
+        low_R, high_R = ((ends_RN <= place).sum(axis=1) for place in ((num_R1 - 1) // 2, num_R1 // 2))
+        return np.asarray((values_N[low_R] + values_N[high_R]) / 2)
+
+    return figure
+
+
+def _all(num_units: int) -> np.ndarray:
+    """Every unit once."""
+    return np.arange(num_units)[None]
+
+
+def _resampled(num_units: int, width: int, figure: Figure, num_resamples: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _MAX_DRAWN // (2 * width))
     drawn = []
     for start in range(0, num_resamples, chunk):
-        picked_RN = rng.integers(num_units, size=(min(chunk, num_resamples - start), num_units))
-        drawn.append(figure([array[picked_RN] for array in arrays]))
+        drawn.append(figure(rng.integers(num_units, size=(min(chunk, num_resamples - start), num_units))))
     return np.concatenate(drawn)
 
 

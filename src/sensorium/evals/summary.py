@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pyarrow import ArrowException
+
+from sensorium.evals.journal import InUseError, held
 from sensorium.evals.judges import Judges
 from sensorium.evals.report import Report, shown_baseline, shown_interval, shown_value, write_evaluation
 from sensorium.evals.results import Result, save_results
@@ -92,13 +95,14 @@ class Done:
     """What became of a selection.
 
     Args:
-        evaluations: name -> figures. left_out: "SUITE on SOURCE" -> why.
+        evaluations: name -> figures. left_out: "SUITE on SOURCE" -> why. broken: those of ``left_out`` that were begun.
     """
 
     selection: str
     about: dict[str, Any]
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
 
 
 def run_selection(
@@ -114,13 +118,15 @@ def run_selection(
 ) -> Done:
     """Every part of a selection for which there are data; each is written when it is done.
 
+    A part that cannot be run, as its data are broken or ``out`` holds answers of another run, is left out with the reason.
+
     Args:
         selection: "starter" or "all".
         folder: of the full starter data; "" for the data that ship alone. What it lacks is taken from these.
         options: for all parts; ``limit`` of 0 leaves each part its own.
 
     Raises:
-        FileNotFoundError: the folder is not there. ValueError: as ``evaluate``.
+        FileNotFoundError: the folder is not there. InUseError: another process writes into ``out``.
     """
     if folder and not Path(folder).is_dir():
         raise FileNotFoundError(
@@ -137,33 +143,47 @@ def run_selection(
             "seed": options.seed,
         },
     )
-    for part in SELECTIONS[selection]:
-        data, why = _place(part.source, folder), _lacking(part, subject)
-        if data is None:
-            why = f"there are no data; `{_BUILD.format(source=part.source)}`, then --suite all"
-        if why or data is None:
-            done.left_out[f"{part.suite} on {part.source}"] = why
-            continue
-        known = ",".join(place for name in part.known if (place := _place(name, folder)))
-        own: dict[str, Any] = {
-            name: getattr(options, name) if getattr(SUITES[part.suite], name) else 0 for name in _OF_SOME
-        }
-        chosen = replace(options, split=part.split, known=known, limit=options.limit or part.limit, **own)
-        found = evaluate(
-            subject,
-            part.suite,
-            data,
-            out,
-            chosen,
-            judges=judges,
-            name=part.name,
-            overwrite=overwrite,
-            bar=bar,
-        )
-        save_results(out / f"{part.name}.json", found.results, found.about)
-        write_evaluation(found, out / f"{part.name}.html")
-        done.evaluations[part.name] = found
+    with held(out):
+        for part in SELECTIONS[selection]:
+            what = f"{part.suite} on {part.source}" + ("" if part.split == "test" else f", {part.split}")
+            data, why = _place(part.source, folder), _lacking(part, subject, judges)
+            if data is None:
+                why = f"there are no data; `{_BUILD.format(source=part.source)}`, then --suite all"
+            if why or data is None:
+                done.left_out[what] = why
+                continue
+            chosen = _chosen(part, folder, options)
+            try:
+                found = evaluate(
+                    subject,
+                    part.suite,
+                    data,
+                    out,
+                    chosen,
+                    judges=judges,
+                    name=part.name,
+                    overwrite=overwrite,
+                    bar=bar,
+                )
+            except InUseError:
+                raise
+            except (ValueError, OSError, ArrowException) as error:
+                done.left_out[what] = " ".join(str(error).split()) or type(error).__name__
+                done.broken.append(what)
+                continue
+            save_results(out / f"{part.name}.json", found.results, found.about)
+            write_evaluation(found, out / f"{part.name}.html")
+            done.evaluations[part.name] = found
     return done
+
+
+def _chosen(part: Part, folder: str, options: Options) -> Options:
+    """Options of a part: those of all that its suite takes, and its own."""
+    known = tuple(place for name in part.known if (place := _place(name, folder)))
+    own: dict[str, Any] = {
+        name: getattr(options, name) if getattr(SUITES[part.suite], name) else 0 for name in _OF_SOME
+    }
+    return replace(options, split=part.split, known=known, limit=options.limit or part.limit, **own)
 
 
 def write_summary(done: Done, out: Path) -> tuple[Path, Path]:
@@ -180,6 +200,11 @@ def write_summary(done: Done, out: Path) -> tuple[Path, Path]:
         "samples. The pages of the parts show every baseline, and the worst and best cases. A part that ends in -train "
         "asks for what training may have seen; the drawing style openmoji is in no recipe."
     )
+    if done.broken:
+        report.text(
+            f"{len(done.broken)} of {len(done.evaluations) + len(done.broken)} parts could not be run: "
+            f"{'; '.join(done.broken)}. The reasons are under Left out."
+        )
     report.links((f"{name}.html", name) for name in done.evaluations)
     rows = [
         (f"{name}: {result.metric}", *_cells(result))
@@ -227,11 +252,13 @@ def _place(source: str, folder: str) -> str | None:
     return f"starter:{source}" if source in starter_sources() else None
 
 
-def _lacking(part: Part, subject: Subject) -> str:
+def _lacking(part: Part, subject: Subject, judges: Judges | None) -> str:
     """What keeps a part from being run, beside its data."""
     known = getattr(subject, "modalities", None)
     if known is not None and part.modality not in known:
         return f"the model has no modality {part.modality!r}"
-    if SUITES[part.suite].normalizer and importlib.util.find_spec("jiwer") is None:
+    # Speech that nobody writes down has no error rate.
+    counts_errors = part.suite != "tts" or (judges is not None and judges.recognizer is not None)
+    if SUITES[part.suite].normalizer and counts_errors and importlib.util.find_spec("jiwer") is None:
         return "error rates need jiwer: pip install 'sensorium[evals]'"
     return ""

@@ -1,4 +1,4 @@
-"""Norm, rotation and attention for training on a CPU, with backward passes written out.
+"""Norm, rotation and attention for training on a CPU, with backward passes written out, which have none of their own.
 
 There eager PyTorch goes through memory once for every elementary step of the same formulas, forward and backward, and
 its fused attention is made for sequences far longer than a document of a picture and its name.
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SHORT = 256  # tokens up to which all weights of an attention are kept for its backward pass
 
@@ -24,6 +25,7 @@ class RMSNormFunction(torch.autograd.Function):
         return (x * r).mul_(weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         """Gradients of x and weight."""
         x, r, weight = ctx.saved_tensors
@@ -45,6 +47,7 @@ class TurnFunction(torch.autograd.Function):
         return _turn(x, cos, sin, 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of x."""
         cos, sin = ctx.saved_tensors
@@ -80,6 +83,7 @@ class ShortAttentionFunction(torch.autograd.Function):
         return torch.bmm(weights, v).view(B, N, T, H)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Gradients of queries, keys and values."""
         q, k, v, weights = ctx.saved_tensors

@@ -82,6 +82,7 @@ class ChatModel(lmms):
         from tqdm import tqdm
 
         asked: Counter[tuple[Any, ...]] = Counter()
+        self._num_cut = 0
         results = []
         with tqdm(total=len(requests), disable=self.rank != 0, desc="Model Responding") as bar:
             for start in range(0, len(requests), self.batch_size):

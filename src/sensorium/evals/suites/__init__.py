@@ -101,6 +101,7 @@ def evaluate(
 
     Raises:
         ValueError: an unknown suite, data of another form, or answers of another run in ``out``.
+        InUseError: another process writes these answers.
     """
     options, judges = check(suite, options or Options()), judges or Judges()
     if isinstance(data, str):
@@ -122,11 +123,10 @@ def evaluate(
     if suite == "tts" and isinstance(subject, Maker):
         about["vocoder"] = subject.vocoder_name
     path = out / f"{name or suite}.answers.jsonl"
-    if overwrite:
-        path.unlink(missing_ok=True)
     task = f"{suite} on {about['data']}"
-    run = Run(subject, rows, known, Journal(path, about), options, task, bar, judges)
-    results, scored = SUITES[suite].run(run)
+    with Journal(path, about, overwrite=overwrite) as journal:
+        run = Run(subject, rows, known, journal, options, task, bar, judges)
+        results, scored = SUITES[suite].run(run)
     about |= {"split": options.split, "cases": len(rows), "known": len(known), "notes": run.notes}
     about["judges"] = [f"{j.name} {j.fingerprint}" for j in (judges.recognizer, judges.features) if j]
     return Evaluation(results, scored, about, run.tables)
@@ -161,7 +161,9 @@ def _placed(data: str) -> str:
 def _known(suite: str, data: str, options: Options) -> list[Example]:
     """What baselines may learn from: never what is asked."""
     if options.known:
-        names = [] if options.known == "none" else options.known.split(",")
+        names = [] if options.known == ("none",) else list(options.known)
+        if "none" in names:
+            raise ValueError("--known none stands alone: it means that baselines learn from nothing")
         if options.split == "train" and _placed(data) in map(_placed, names):
             raise ValueError(f"baselines cannot learn from {data}, which is what is asked; name other data")
     else:

@@ -21,6 +21,7 @@ OWN = "the model's own features"
 # The view in which the nearest real picture is shown beside a drawn one.
 _SHOWN_VIEW = "16 px"
 _NOISE_SIDE = 32
+_LEAST_FRECHET = 2  # one picture has no covariance
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,12 @@ def run_image(run: Run) -> tuple[list[Result], list[Scored]]:
             "(of transformers, in safetensors)"
         )
     results += [_nearest_real(run, it, name, view) for name, view in views.items()]
-    results += [_frechet(run, it, name, view) for name, view in views.items() if not name.endswith("px")]
+    if len(texts) < _LEAST_FRECHET:
+        run.notes.append(
+            f"no Frechet distance: it needs pictures of at least {_LEAST_FRECHET} texts, and there is {len(texts)}"
+        )
+    else:
+        results += [_frechet(run, it, name, view) for name, view in views.items() if not name.endswith("px")]
     return results, _shown(it, rank_T, views[_SHOWN_VIEW])
 
 
@@ -146,8 +152,8 @@ def _frechet(run: Run, it: _Drawn, name: str, view: Callable[[str], np.ndarray])
     """The distance of the set of drawings from as many real pictures."""
     real_TD = view("real")[it.first_T]
     num = len(it.texts)
-    baselines = {"noise": frechet_distance(view("noise"), real_TD)} if num > 1 else {}
-    if it.spread_T is not None and num > 1:
+    baselines = {"noise": frechet_distance(view("noise"), real_TD)}
+    if it.spread_T is not None:
         baselines["ceiling: other real pictures"] = frechet_distance(view("known")[it.spread_T], real_TD)
     if num <= real_TD.shape[1]:
         run.notes.append(
@@ -156,7 +162,7 @@ def _frechet(run: Run, it: _Drawn, name: str, view: Callable[[str], np.ndarray])
         )
     return run.figure(
         f"Frechet distance, {name}",
-        frechet_distance(view("drawn"), real_TD) if num > 1 else float("nan"),
+        frechet_distance(view("drawn"), real_TD),
         num,
         normalizer="one drawing and one real picture of every text",
         unit="distance",

@@ -53,14 +53,16 @@ def _answered(run: Run) -> _Answered:
     ours = scores(answers, truths)
     others = {BLIND: scores(blind, truths)}
     examples = [Example(case.answers[0], question=case.question) for case in cases]
-    options = sorted({example.answer for example in run.known or examples})
-    others["chance"] = _chance(score, truths, options)
+    options = options_of(run, truths)
+    others["chance"] = chance(score, truths, options)
     rivals: list[Baseline] = [Majority(), Blind()] if run.known else []
     for rival in rivals:
         given = best_options(rival.scores(run.known, examples, options), options)
         others[rival.name] = scores(given, truths)
     others[CONTROL] = scores(answers, shuffled(truths, run.options.seed))
-    num_new = sum(not {*map(vqa_normalize, case.answers)} & {*map(vqa_normalize, options)} for case in cases)
+    num_new = bool(run.known) and sum(
+        not {*map(vqa_normalize, case.answers)} & {*map(vqa_normalize, options)} for case in cases
+    )
     if num_new:
         run.notes.append(
             f"{num_new} of {len(cases)} questions have an answer that occurs nowhere in what baselines may learn from"
@@ -74,7 +76,19 @@ def _answered(run: Run) -> _Answered:
     return _Answered(results, cases, answers, blind, _shown(cases, ours, answers, blind, confidence))
 
 
-def _chance(
+def options_of(run: Run, truths: Sequence[Sequence[str]]) -> list[str]:
+    """What may be answered as far as baselines know; without known data all right answers, which is said."""
+    if run.known:
+        return sorted({example.answer for example in run.known})
+    options = sorted({answer for truth in truths for answer in truth})
+    run.notes.append(
+        f"baselines have nothing to learn from: chance is any of the {len(options)} right answers to what is asked here, "
+        "which a model does not know; --known names data"
+    )
+    return options
+
+
+def chance(
     score: Callable[[str, Sequence[str]], float], truths: Sequence[Sequence[str]], options: Sequence[str]
 ) -> np.ndarray:
     """The mean score of all options; only those that are written like a right answer can have one."""

@@ -19,7 +19,7 @@ from sensorium.evals.metrics.answers import exact_match
 from sensorium.evals.metrics.retrieval import retrieval
 from sensorium.evals.results import Result
 from sensorium.evals.runner import CONTROL, Run, Scored
-from sensorium.evals.suites.questions import BLIND, NORMALIZER
+from sensorium.evals.suites.questions import BLIND, NORMALIZER, chance, options_of
 from sensorium.media.parts import Image, Video
 
 _ONE_FRAME = "one frame (the middle)"
@@ -48,15 +48,15 @@ def run_video(run: Run) -> tuple[list[Result], list[Scored]]:
         ),
         BLIND: run.ask("naming blind", {"blind all": (prompt,)}) * len(clips),
     }
+    texts, matches = list(found.texts), found.matches()
+    truths = [[texts[place] for place in np.flatnonzero(right)] for right in matches]
+    options = options_of(run, truths)
     if run.known:
-        options = sorted({example.answer for example in run.known})
         asked = [Example("", signal=signal_of(frame)) for frame in frames.values()]
         rivals: list[Baseline] = [Majority(), *pixel_neighbours()]
         for rival in rivals:
             others[_of_frame(rival)] = best_options(rival.scores(run.known, asked, options), options)
     others[CONTROL] = shuffled(told, run.options.seed)
-    texts, matches = list(found.texts), found.matches()
-    truths = [[texts[place] for place in np.flatnonzero(right)] for right in matches]
 
     def scores(given: list[str]) -> np.ndarray:
         return np.array([exact_match(text, right) for text, right in zip(given, truths, strict=True)])
@@ -64,7 +64,10 @@ def run_video(run: Run) -> tuple[list[Result], list[Scored]]:
     named = run.result(
         "exact match of the name",
         scores(told),
-        {name: scores(given) for name, given in others.items()},
+        {
+            **{name: scores(given) for name, given in others.items()},
+            "chance": chance(exact_match, truths, options),
+        },
         normalizer=NORMALIZER,
     )
     shown = [
@@ -112,7 +115,7 @@ def _ranked(run: Run, found: Gallery, more: Mapping[str, np.ndarray]) -> tuple[l
                 {name: other[metric] for name, other in others.items()},
                 normalizer="texts as they are; one of the same concept is right",
                 statistic="median" if is_rank else "mean",
-                groups=None if is_rank else units["media" if metric.endswith("-> text") else "text"],
+                groups=units["media" if metric.endswith("-> text") else "text"],
                 unit="rank" if is_rank else "",
                 higher_is_better=not is_rank,
             )

@@ -148,7 +148,8 @@ def _beside_recordings(
         "mel distance",
         ours,
         rivals,
-        normalizer="mean absolute difference of log-mel, from the start, not aligned",
+        normalizer="absolute difference of log-mel a frame of the recording, from the start, not aligned; the shorter "
+        "goes on in silence",
         unit="nepers",
         higher_is_better=False,
     )
