@@ -127,7 +127,13 @@ def tiny() -> RunConfig:
             latent_dim=256,
             modalities={
                 "image": ModalityConfig(
-                    channels=3, patch=(16, 16), max_size=(64, 64), blank=1.0, num_encoder_layers=1
+                    channels=3,
+                    patch=(16, 16),
+                    max_size=(64, 64),
+                    blank=1.0,
+                    num_encoder_layers=1,
+                    # Larger patches give themselves away through more noise (EXPERIMENTS.md, section 21).
+                    noise_scale=2.0,
                 ),
                 "audio": ModalityConfig(
                     channels=1,
@@ -198,21 +204,21 @@ def starter() -> RunConfig:
             latent_dim=128,
             experts="ffn",
             modalities={
-                "image": dataclasses.replace(blank["image"], num_encoder_layers=0),
+                "image": dataclasses.replace(blank["image"], num_encoder_layers=0, noise_mu=-1.2),
                 "audio": dataclasses.replace(blank["audio"], max_size=(480, 100)),
             },
         ),
         data=DataConfig(
             sources=_starter_sources(FULL_SOURCES),
             clean_sources=_starter_sources(CLEAN_SOURCES),
-            clean_from=3_500,
+            clean_from=5_500,
             row_length=256,
             samples_per_step=96,
             augment=0.8,
             max_frames=4,
         ),
         train=dataclasses.replace(
-            base.train, num_steps=5_000, lr=2e-3, muon_lr_scale=0.5, decay=0.3, save_every=100
+            base.train, num_steps=7_000, lr=2e-3, muon_lr_scale=0.5, decay=0.3, save_every=100
         ),
     )
 

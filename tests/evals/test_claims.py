@@ -197,8 +197,8 @@ def test_equal_runs_are_trained_once_and_what_is_done_is_not_done_again(
     command._train(jobs[:2], options)
     assert trained == ["target-target_x-0", "target-target_v-0"]
     command._train(jobs, options)
-    # "noise_mu 0" is "target x".
-    noisy = [f"noise-noise_mu_{mu}" for mu in ("-1.2", "-0.8", "0.8")]
+    # "noise_mu -0.8" is "target x".
+    noisy = [f"noise-noise_mu_{mu}" for mu in ("-1.2", "0", "0.8")]
     first, second = ([f"{name}-{seed}" for name in noisy] for seed in (0, 1))
     assert trained[2:] == [*first, "target-target_x-1", "target-target_v-1", *second]
     lines = [json.loads(text) for text in (tmp_path / "runs.jsonl").read_text().splitlines()]
