@@ -243,4 +243,4 @@ def test_an_unknown_claim_is_named() -> None:
     words = [sys.executable, "-m", "benchmarks.claims", "--claims", "jiont"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "unknown claim 'jiont'; known are joint, align" in done.stderr
+    assert "unknown claim 'jiont'; known are joint, rate, align" in done.stderr
