@@ -77,8 +77,8 @@ def test_zero_shot_classification(amp: bool, monkeypatch: pytest.MonkeyPatch) ->
     found = zeroshot_classification.evaluate(clip, loader, tokenizer, data.classes, TEMPLATES, "cpu", amp=amp)
     media = clip.model.embed(data.pictures)
     classes = class_vectors(clip.model.embed, data.classes, [t.replace("{c}", "{}") for t in TEMPLATES])
-    # With mixed precision (its default) a near tie may fall to the other side.
-    margin = 2 / NUM if amp else 1e-6
+    # With mixed precision (its default) near ties may fall to the other side.
+    margin = 3 / NUM if amp else 1e-6
     for name, k in (("acc1", 1), ("acc5", 5)):
         wanted = zero_shot_accuracy(media, classes, range(NUM), k=k)
         assert found[name] == pytest.approx(wanted, abs=margin)
