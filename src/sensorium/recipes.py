@@ -184,7 +184,7 @@ def _starter_sources(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, .
 
 
 def starter() -> RunConfig:
-    """64 px pictures, sounds of five seconds, the full starter data in two stages: the model that ships.
+    """64 px pictures, sounds of five seconds, the full starter data in two stages.
 
     For hours of a few cores: there the samples seen count for more than parameters, and a second feed-forward costs no
     time (EXPERIMENTS.md, section 18).
