@@ -163,7 +163,7 @@ def test_alignment_prefers_right_pairs(tmp_path: Path) -> None:
         {**row, "id": f"{row['id']}/wrong", "text": right[n - 50]["text"]} for n, row in enumerate(right)
     ]
     write_shard(tmp_path / "in" / "a.parquet", right + wrong)
-    job = Filter(Limits(min_alignment=0.65), ModelByName.of("starter"))
+    job = Filter(Limits(min_alignment=0.4), ModelByName.of("starter"))
     counts = rewrite_shards([tmp_path / "in"], tmp_path / "out", job)
     kept = {
         row["id"]: float(row["metadata"]["alignment"])
@@ -173,11 +173,11 @@ def test_alignment_prefers_right_pairs(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     dropped = {line["id"]: float(line["reason"].split()[1]) for line in lines}
     assert counts["reasons"] == {"alignment": len(dropped)}
-    assert max(dropped.values()) < 0.65 <= min(kept.values())
+    assert max(dropped.values()) < 0.4 <= min(kept.values())
     scores = kept | dropped
     good = np.array([scores[row["id"]] for row in right])
     bad = np.array([scores[row["id"]] for row in wrong])
-    # Measured: area 0.95, means 0.70 and 0.03.
+    # Measured: area 0.95, means 0.69 and 0.01.
     assert (good[:, None] > bad[None]).mean() > 0.9
     assert good.mean() - bad.mean() > 0.3
 

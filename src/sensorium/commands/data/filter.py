@@ -29,7 +29,7 @@ rejected.jsonl, also what does not decode where a limit is on media.
 Examples:
   sensorium data filter data/photos --out data/large --min-side 256 --max-aspect 3
   sensorium data filter data/photos --out data/english --language en --min-chars 8
-  sensorium data filter starter:noto --out data/aligned --min-alignment 0.7 --model starter
+  sensorium data filter starter:noto --out data/aligned --min-alignment 0.3 --model starter
 """
 NONE = tyro.conf.arg(metavar="N", help_behavior_hint="")
 
