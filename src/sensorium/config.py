@@ -264,6 +264,11 @@ class TrainConfig:
         for name in ("num_steps", "num_microbatches", "keep_checkpoints", "eval_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; expected 1 or more")
+        if self.patience and not self.eval_every:
+            raise ValueError(
+                f"train.patience is {self.patience} and train.eval_every 0: no held-out loss is ever taken; set "
+                "train.eval_every too"
+            )
         for name in ("save_every", "sample_every", "log_every", "eval_every", "patience", "shard_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; expected 0 or more")

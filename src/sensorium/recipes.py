@@ -190,7 +190,7 @@ def starter() -> RunConfig:
     time (EXPERIMENTS.md, section 18).
     """
     base = tiny()
-    blank = base.model.modalities
+    seen = base.model.modalities
     return dataclasses.replace(
         base,
         name="starter",
@@ -204,8 +204,8 @@ def starter() -> RunConfig:
             latent_dim=128,
             experts="ffn",
             modalities={
-                "image": dataclasses.replace(blank["image"], num_encoder_layers=0, noise_mu=-1.2),
-                "audio": dataclasses.replace(blank["audio"], max_size=(480, 100)),
+                "image": dataclasses.replace(seen["image"], num_encoder_layers=0, noise_mu=-1.2),
+                "audio": dataclasses.replace(seen["audio"], max_size=(480, 100)),
             },
         ),
         data=DataConfig(

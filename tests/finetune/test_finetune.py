@@ -178,6 +178,7 @@ def test_questions_are_asked_before_and_after() -> None:
         ("empty", (), "holds no files"),
         ("missing", (), "no such file or folder to import; check the path"),
         ("bare", (), "no row has words to learn"),
+        ("broken", (), "no sample can be used"),
         ("one", (), "1 different sample: nothing is left to hold out"),
         ("{photos}=nothing", (), "unknown template 'nothing'"),
         ("{photos}=mine", ("--templates", "mine.json"), "slot {colour} is unknown"),
@@ -205,12 +206,14 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
         (tmp_path / name / path).parent.mkdir(parents=True)
         (tmp_path / name / path).write_bytes(picture)
     (tmp_path / "bare" / "2.png").write_bytes(picture + b"2")
+    (tmp_path / "broken" / "mug").mkdir(parents=True)
+    (tmp_path / "broken" / "mug" / "1.jpg").write_text("no picture")
     (tmp_path / "empty").mkdir()
     own = {"mine": {"documents": ["{media}{colour!}"]}, "dumb": {"documents": ["{media}{text}"]}}
     (tmp_path / "mine.json").write_text(json.dumps(own))
     done = here("finetune", model_folder, data.format(photos=photos), "--out", "out/run", *options)
     assert_mistake(done, said)
-    assert not any((tmp_path / "out").rglob("*.parquet"))
+    assert not (tmp_path / "out" / "run").exists()  # the same command can be given again, mended
 
 
 def test_mistakes_in_the_words(here: Run, model_folder: Path, photos: Path, tmp_path: Path) -> None:

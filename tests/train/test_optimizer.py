@@ -96,3 +96,11 @@ def test_state_has_the_kinds_it_promises(kind: str) -> None:
     optimizer.step()
     for parameter in optimizer.home:
         assert set(optimizer.state_of(parameter)) == set(optimizer.state_kinds(parameter))
+
+
+def test_patience_needs_losses_to_wait_for() -> None:
+    with pytest.raises(
+        ValueError, match=r"train.patience is 3 and train.eval_every 0: .* set train.eval_every too"
+    ):
+        TrainConfig(patience=3)
+    assert TrainConfig(patience=3, eval_every=10).patience == 3

@@ -21,8 +21,7 @@ def mel_distance(made: np.ndarray, real: np.ndarray) -> float:
         made, real: float ``[N]`` at 24 kHz, N of 0 too. Of two without a sample the distance is 0; where only the real
             one has none, every frame of the made one counts.
 
-    Source: padding in the time domain as in the plain form of MCD (Kubichek 1993; arXiv 2111.12890, section 5.1); the
-    division by the length of the reference as in a word error rate.
+    Divided by the length of the reference, as a word error rate is.
     """
     size = max(made.size, real.size)
     if not size:

@@ -82,6 +82,8 @@ def finetune(
     except BaseException:
         for name in (IMPORTED, DIVIDED):
             shutil.rmtree(folder / name, ignore_errors=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
         raise
     folder.mkdir(parents=True, exist_ok=True)
     about = {

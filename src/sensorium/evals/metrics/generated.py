@@ -88,8 +88,8 @@ def edit_score(source_HW3: np.ndarray, result_HW3: np.ndarray, wanted_HW3: np.nd
         ValueError: sizes differ, or the wanted picture asks for no change; nan stands for an outside that has no
             pixel.
 
-    Source: the distance to the wanted picture, as MagicBrush (arXiv 2306.10012, table 2) has it for whole pictures, and
-    PSNR of what is outside of the mask, as PIE-Bench (arXiv 2310.01506, section 5). How much changed inside is no
+    Source: the distance to the wanted picture, as MagicBrush (arXiv 2306.10012) has it for whole pictures, and PSNR of what
+    is outside of the mask, as PIE-Bench (arXiv 2310.01506). How much changed inside is no
     figure here: noise changes most.
     """
     if not source_HW3.shape == result_HW3.shape == wanted_HW3.shape:
