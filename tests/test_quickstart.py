@@ -79,6 +79,7 @@ def test_what_a_model_was_trained_on_is_shown(model_folder: Path, tmp_path: Path
         report.cases(cases)
     report.write(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text().count("data:audio/wav") >= 4
+    assert ":</h3>" not in (tmp_path / "report.html").read_text()  # a case without a score is named alone
 
 
 def test_what_a_model_was_not_trained_on_is_left_out_with_a_line(model_folder: Path, tmp_path: Path) -> None:

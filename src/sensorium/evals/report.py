@@ -98,7 +98,7 @@ class Report:
     def cases(self, cases: Iterable[Scored]) -> None:
         """Cases with all that they are made of."""
         cards = "".join(
-            f"<li><h3>{html.escape(case.id)}: {html.escape(case.verdict)}</h3>"
+            f"<li><h3>{html.escape(': '.join(filter(None, (case.id, case.verdict))))}</h3>"
             + f'<div class="media">{"".join(_media(case))}</div>'
             + "<dl>"
             + "".join(
