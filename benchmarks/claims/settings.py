@@ -22,7 +22,12 @@ PARTS = {
     "speech": ("asterisk-en", "asterisk-fr"),
 }
 # Width, blocks, heads, key-value heads, width of a feed-forward.
-SIZES = {"micro": (64, 3, 2, 1, 192), "nano": (128, 4, 4, 2, 384), "mid": (192, 6, 6, 3, 576)}
+SIZES = {
+    "micro": (64, 3, 2, 1, 192),
+    "nano": (128, 4, 4, 2, 384),
+    "mid": (192, 6, 6, 3, 576),
+    "tiny": (256, 6, 4, 2, 768),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +45,20 @@ class Setting:
     work: Path
 
 
-def setting(shape: str, data: Path, work: Path) -> Setting:
-    """The setting of a recipe, or of one of ``SIZES``."""
+def setting(shape: str, data: Path, work: Path, precision: str = "auto") -> Setting:
+    """The setting of a recipe, or of one of ``SIZES``; ``precision`` is that of ``TrainConfig``."""
     config = recipes.get(shape) if shape in recipes.RECIPES else resized(recipes.nano(), shape)
     known = {f"starter:{name}" for names in PARTS.values() for name in names}
     sources = tuple(source for source in recipes.STARTER_SOURCES if source.path in known)
     # The run ends when its FLOPs are used up, never by its steps.
     train = dataclasses.replace(
-        config.train, num_steps=1_000_000, max_train_s=0.0, save_every=200, sample_every=0, keep_checkpoints=1
+        config.train,
+        num_steps=1_000_000,
+        max_train_s=0.0,
+        save_every=200,
+        sample_every=0,
+        keep_checkpoints=1,
+        precision=precision,
     )
     data_config = dataclasses.replace(config.data, sources=sources)
     return Setting(config=dataclasses.replace(config, data=data_config, train=train), data=data, work=work)

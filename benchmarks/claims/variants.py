@@ -153,7 +153,7 @@ def experts(setting: Setting, tflop: float) -> list[Variant]:
             name=f"experts {kind}",
             config=with_model(setting.config, experts=kind),
             tflop=tflop,
-            figures=(*ALL_FIGURES, *DRAWN_FIGURES),
+            figures=ALL_FIGURES,
         )
         for kind in ("none", "ffn")
     ]
@@ -256,9 +256,11 @@ def write(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def size(setting: Setting, tflop: float) -> list[Variant]:
-    """Widths and depths at the same FLOPs: the larger, the fewer samples."""
-    out = []
-    for name in SIZES:
+    """Widths and depths at the same FLOPs, the setting's own among them: the larger, the fewer samples."""
+    out, names = [], list(SIZES)
+    dims = [SIZES[name][0] for name in names]
+    first = max(0, dims.index(setting.config.model.dim) - 2)
+    for name in names[first : first + 3]:
         config = resized(setting.config, name)
         block = (
             2
@@ -403,12 +405,7 @@ CLAIMS = {
         base="experts none",
         tflop=3.0,
         variants=experts,
-        headline=(
-            "pictures: flow_image",
-            "image: Frechet distance",
-            "picture -> word R@10",
-            "questions right",
-        ),
+        headline=("pictures: flow_image", "speaking: flow_audio", "picture -> word R@10", "questions right"),
     ),
     "encoder": Claim(
         question="blocks of its own before the trunk",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sensorium.losses import compute_losses
 from sensorium.model.kernels import RMSNormFunction, ShortAttentionFunction, TurnFunction
-from sensorium.model.layers import Attention, apply_rope, attend, rope_tables
+from sensorium.model.layers import Attention, RMSNorm, apply_rope, attend, rope_tables
 from sensorium.model.sensorium import NoisyMedia, Sensorium, add_noise
 from sensorium.sequence.mask import attention_mask, flex_block_mask, group_documents
 from sensorium.sequence.packing import Batch
@@ -231,6 +231,27 @@ def test_attention_has_a_backward_pass_under_autocast() -> None:
         found = attend(q, k, v, None)
     grads = torch.autograd.grad(found, [q, k, v], pull.to(found.dtype))
     torch.testing.assert_close(grads, wanted, atol=0.05, rtol=0.05)
+
+
+def test_a_norm_of_half_precision_is_computed_in_full() -> None:
+    """Under autocast heads come out of a product in bfloat16: only their own rounding may be seen in the result."""
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(2, 5, 3, 24, generator=generator).bfloat16()
+    pull = torch.randn(half.shape, generator=generator)
+    norm = RMSNorm(24, 1e-6)
+    found = []
+    for x in (half.clone().requires_grad_(), half.float().requires_grad_()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype != torch.float32):
+            out = norm(x)
+        grads = torch.autograd.grad(out, [x, norm.weight], pull)
+        found.append((out, *grads))
+    (out, grad_x, grad_weight), (wanted, wanted_x, wanted_weight) = found
+    assert out.dtype == torch.float32
+    assert grad_x.dtype == torch.bfloat16
+    torch.testing.assert_close((out, grad_weight), (wanted, wanted_weight), atol=0.0, rtol=0.0)
+    torch.testing.assert_close(grad_x, wanted_x.bfloat16(), atol=0.0, rtol=0.0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(norm(half), wanted.detach(), **CLOSE)
 
 
 def test_the_backward_passes_are_the_derivatives() -> None:

@@ -181,6 +181,18 @@ def test_a_signal_in_the_last_save_loses_nothing(
     assert last_checkpoint(tmp_path) == tmp_path / "step-000002"
 
 
+def test_half_precision_learns_the_same(data: Path, tmp_path: Path) -> None:
+    """Products in bfloat16, everything else in float32: the same run but for rounding."""
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        Trainer(small_run(data, num_steps=20, precision=precision), tmp_path / precision).train()
+        found[precision] = [line["loss"] for line in read_metrics(tmp_path / precision)]
+    assert found["bfloat16"] != found["float32"]
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.02)
+    texts = [line["loss_text"] for line in read_metrics(tmp_path / "bfloat16")]
+    assert texts[-1] < texts[0]
+
+
 def test_experts_in_half_precision(data: Path, tmp_path: Path) -> None:
     config = small_run(data, num_steps=2, precision="bfloat16")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, experts="ffn"))

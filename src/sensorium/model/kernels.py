@@ -13,28 +13,34 @@ from torch.autograd.function import once_differentiable
 SHORT = 256  # tokens up to which all weights of an attention are kept for its backward pass
 
 
+def _full(x: Tensor) -> Tensor:
+    """What sums and exponentials are computed in: half precision only carries products."""
+    return x.float() if x.element_size() == 2 else x
+
+
 class RMSNormFunction(torch.autograd.Function):
     """``y = x r w`` with ``r = 1 / rms(x)``; ``dx = r g w - x r^3 mean(g w x)`` (arXiv 1910.07467)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Any shape ending in dim -> the same shape."""
-        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        """Any shape ending in dim -> the same shape; of half precision in float32."""
+        x_full = _full(x)
+        mean_square = torch.linalg.vector_norm(x_full, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         r = mean_square.add_(eps).rsqrt_()
         ctx.save_for_backward(x, r, weight)
-        return (x * r).mul_(weight)
+        return (x_full * r).mul_(weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         """Gradients of x and weight."""
         x, r, weight = ctx.saved_tensors
-        x_TD, g_TD, r_T1 = (a.reshape(-1, a.shape[-1]) for a in (x, grads[0], r))
+        x_TD, g_TD, r_T1 = (_full(a).reshape(-1, a.shape[-1]) for a in (x, grads[0], r))
         gx_TD = g_TD * x_TD
         grad_weight = (r_T1.t() @ gx_TD)[0]
         pull_T1 = (gx_TD @ weight)[:, None].mul_(r_T1.pow(3)).div_(-x.shape[-1])
         grad_TD = (g_TD * weight).mul_(r_T1).addcmul_(x_TD, pull_T1)
-        return grad_TD.view(x.shape), grad_weight, None
+        return grad_TD.view(x.shape).to(x.dtype), grad_weight, None
 
 
 class TurnFunction(torch.autograd.Function):
@@ -65,20 +71,22 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
 class ShortAttentionFunction(torch.autograd.Function):
     """Softmax attention of at most ``SHORT`` tokens by plain products (arXiv 1706.03762, equation 1).
 
-    The query heads that share a kv head stand below each other, so that each kv head is one product.
+    The query heads that share a kv head stand below each other, so that each kv head is one product. Products are in
+    autocast's type, if there is one, the softmax is in float32.
     """
 
     @staticmethod
     def forward(ctx: Any, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, hidden: Tensor | None) -> Tensor:
         """Shapes as in ``layers.attend``; ``hidden`` is True where a query may not see a key."""
         B, N, T, H = q_BNTH.shape
-        K = k_BKTH.shape[1]
-        q = (q_BNTH * H**-0.5).reshape(B * K, N // K * T, H)
-        k, v = k_BKTH.reshape(B * K, T, H), v_BKTH.reshape(B * K, T, H)
-        scores = torch.bmm(q, k.transpose(1, 2))
+        ctx.dtypes = q_BNTH.dtype, k_BKTH.dtype, v_BKTH.dtype
+        # Not the type of the values: what no product has made is in float32 under autocast, too.
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else v_BKTH.dtype
+        q, k, v = (_in_rows(x, dtype, k_BKTH.shape[1]) for x in (q_BNTH, k_BKTH, v_BKTH))
+        scores = _full(_scaled(q, k.transpose(1, 2), H**-0.5))
         if hidden is not None:
             scores.view(B, N, T, T).masked_fill_(hidden, -torch.inf)
-        weights = scores.softmax(-1)
+        weights = scores.softmax(-1).to(v.dtype)
         ctx.save_for_backward(q, k, v, weights)
         return torch.bmm(weights, v).view(B, N, T, H)
 
@@ -89,9 +97,26 @@ class ShortAttentionFunction(torch.autograd.Function):
         q, k, v, weights = ctx.saved_tensors
         B, N, T, H = grads[0].shape
         grad = grads[0].reshape(q.shape)
-        grad_v = torch.bmm(weights.transpose(1, 2), grad)
-        pull = torch.bmm(grad, v.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(pull, weights, -1, pull.dtype)
-        grad_q = torch.bmm(grad_scores, k).mul_(H**-0.5)
-        grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
-        return grad_q.view(B, N, T, H), grad_k.view(B, -1, T, H), grad_v.view(B, -1, T, H), None
+        pull = _full(torch.bmm(grad, v.transpose(1, 2)))
+        grad_scores = torch._softmax_backward_data(pull, _full(weights), -1, pull.dtype).to(q.dtype)
+        found = (
+            _scaled(grad_scores, k, H**-0.5).view(B, N, T, H),
+            _scaled(grad_scores.transpose(1, 2), q, H**-0.5).view(B, -1, T, H),
+            torch.bmm(weights.transpose(1, 2), grad).view(B, -1, T, H),
+        )
+        grad_q, grad_k, grad_v = (x.to(dtype) for x, dtype in zip(found, ctx.dtypes, strict=True))
+        return grad_q, grad_k, grad_v, None
+
+
+def _in_rows(x_BNTH: Tensor, dtype: torch.dtype, num_kv_heads: int) -> Tensor:
+    """Heads -> ``[B K, N / K T, H]``: those that share a kv head below each other; at most one copy."""
+    B, N, T, H = x_BNTH.shape
+    x = x_BNTH.to(
+        dtype, memory_format=torch.contiguous_format
+    ).contiguous()  # where the type stays, to() does nothing
+    return x.view(B * num_kv_heads, N // num_kv_heads * T, H)
+
+
+def _scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """``scale a b``, in one pass."""
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)

@@ -33,13 +33,16 @@ class RMSNorm(nn.Module):
         """Any shape ending in dim -> the same shape."""
         if training_on_cpu(x):
             return RMSNormFunction.apply(x, self.weight, self.eps)
+        if self.weight.dtype == torch.float32:
+            x = x.float()  # what a product leaves under autocast; of two types there is no fused norm
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def training_on_cpu(x: Tensor) -> bool:
-    """Whether the functions of ``kernels`` are the fast ones."""
-    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return eager and x.device.type == "cpu" and x.dtype == torch.float32
+    """Whether the functions of ``kernels`` are the fast ones; under autocast for what products leave behind, too."""
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu"))
 
 
 def rope_tables(positions_BT3: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -77,9 +80,7 @@ def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask: Mask) -> Tensor
     if isinstance(mask, DocumentGroups):
         return _attend_groups(q_BNTH, k_BKSH, v_BKSH, mask)
     if mask is None or isinstance(mask, Tensor):
-        # Under autocast products come out in half precision, for which no backward pass is written.
-        is_full = training_on_cpu(q_BNTH) and not torch.is_autocast_enabled("cpu")
-        if is_full and q_BNTH.shape[2] == k_BKSH.shape[2] <= SHORT:
+        if training_on_cpu(q_BNTH) and q_BNTH.shape[2] == k_BKSH.shape[2] <= SHORT:
             return ShortAttentionFunction.apply(q_BNTH, k_BKSH, v_BKSH, None if mask is None else ~mask)
         return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, enable_gqa=True)
     # Norms and rotation leave float32 behind where the projections are in half precision.
