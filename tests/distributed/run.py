@@ -23,9 +23,11 @@ def mixed_run(data: Path, **train: Any) -> RunConfig:
     """Pictures, sounds and words; the words can be dealt to one rank alone."""
     config = small_run(data, **{"num_steps": 20, "save_every": 0, **train})
     sources = (
-        SourceConfig(path=str(data / "noto.parquet"), weight=3, templates={"pair": 1, "align": 1}),
-        SourceConfig(path=str(data / "scratch.parquet"), weight=1, cut=True),
-        SourceConfig(path=str(data / "words.parquet"), weight=2, templates={"text": 1}),
+        SourceConfig(
+            path=str(data / "noto.parquet"), order_key="noto", weight=3, templates={"pair": 1, "align": 1}
+        ),
+        SourceConfig(path=str(data / "scratch.parquet"), order_key="scratch", weight=1, cut=True),
+        SourceConfig(path=str(data / "words.parquet"), order_key="words", weight=2, templates={"text": 1}),
     )
     return dataclasses.replace(
         config, data=dataclasses.replace(config.data, sources=sources, samples_per_step=12, num_workers=0)

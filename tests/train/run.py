@@ -37,8 +37,13 @@ def small_run(data: Path, **train: Any) -> RunConfig:
         model=small_config(bands=100),
         data=DataConfig(
             sources=(
-                SourceConfig(path=str(data / "noto.parquet"), weight=3, templates={"pair": 1, "align": 1}),
-                SourceConfig(path=str(data / "scratch.parquet"), weight=1, cut=True),
+                SourceConfig(
+                    path=str(data / "noto.parquet"),
+                    order_key="noto",
+                    weight=3,
+                    templates={"pair": 1, "align": 1},
+                ),
+                SourceConfig(path=str(data / "scratch.parquet"), order_key="scratch", weight=1, cut=True),
             ),
             row_length=96,
             samples_per_step=8,
