@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims import report
-from benchmarks.claims.settings import Setting, setting, with_train
+from benchmarks.claims.settings import SIZES, Setting, setting, with_train
 from benchmarks.claims.variants import CLAIMS, Variant
 from benchmarks.common import machine
 
@@ -76,8 +76,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/claims"))
     parser.add_argument("--claims", default=",".join(CLAIMS), help="names between commas")
     parser.add_argument("--variants", default="", help="only those whose names hold this regular expression")
-    parser.add_argument("--shape", default="nano", help="micro, nano, mid or tiny")
-    parser.add_argument("--precision", default="auto", help="of matrix products: float32 or bfloat16")
+    parser.add_argument("--shape", default="nano", choices=SIZES, help="width and depth")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="of matrix products"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tflop", type=float, help="of every run, instead of each claim's own")
     parser.add_argument("--data", type=Path, default=Path("data/starter"), help="the full starter data")

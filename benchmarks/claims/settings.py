@@ -46,13 +46,13 @@ class Setting:
 
 
 def setting(shape: str, data: Path, work: Path, precision: str = "auto") -> Setting:
-    """The setting of a recipe, or of one of ``SIZES``; ``precision`` is that of ``TrainConfig``."""
+    """The setting of one of ``SIZES``, which may be a recipe's; ``precision`` is that of ``TrainConfig``."""
     config = recipes.get(shape) if shape in recipes.RECIPES else resized(recipes.nano(), shape)
     known = {f"starter:{name}" for names in PARTS.values() for name in names}
     sources = tuple(source for source in recipes.STARTER_SOURCES if source.path in known)
     # The run ends when its FLOPs are used up, never by its steps.
-    train = dataclasses.replace(
-        config.train,
+    config = with_train(
+        with_sources(config, sources),
         num_steps=1_000_000,
         max_train_s=0.0,
         save_every=200,
@@ -60,8 +60,7 @@ def setting(shape: str, data: Path, work: Path, precision: str = "auto") -> Sett
         keep_checkpoints=1,
         precision=precision,
     )
-    data_config = dataclasses.replace(config.data, sources=sources)
-    return Setting(config=dataclasses.replace(config, data=data_config, train=train), data=data, work=work)
+    return Setting(config=config, data=data, work=work)
 
 
 def resized(config: RunConfig, size: str) -> RunConfig:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.losses import compute_losses
-from sensorium.model.kernels import RMSNormFunction, ShortAttentionFunction, TurnFunction
-from sensorium.model.layers import Attention, RMSNorm, apply_rope, attend, rope_tables
+from sensorium.model.kernels import RMSNormFunction, ShortAttentionFunction, TurnFunction, _rounded
+from sensorium.model.layers import Attention, Linear, RMSNorm, apply_rope, attend, rope_tables
 from sensorium.model.sensorium import NoisyMedia, Sensorium, add_noise
 from sensorium.sequence.mask import attention_mask, flex_block_mask, group_documents
 from sensorium.sequence.packing import Batch
@@ -231,6 +231,32 @@ def test_attention_has_a_backward_pass_under_autocast() -> None:
         found = attend(q, k, v, None)
     grads = torch.autograd.grad(found, [q, k, v], pull.to(found.dtype))
     torch.testing.assert_close(grads, wanted, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 33, 2500])
+def test_a_product_in_half_precision_is_that_of_rounded_values(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = Linear(24, 8)
+    x = torch.randn(1, rows, 24, generator=generator, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    pull = torch.randn(found.shape, generator=generator).bfloat16()
+    grads = torch.autograd.grad(found, [x, layer.weight, layer.bias], pull)
+    assert found.dtype == torch.bfloat16
+    assert [grad.dtype for grad in grads] == [torch.float32] * 3
+    inputs = [value.detach().bfloat16().double().requires_grad_() for value in (x, layer.weight)]
+    bias = layer.bias.detach().double().requires_grad_()
+    expected = torch.nn.functional.linear(*inputs, bias)
+    wanted = torch.autograd.grad(expected, [*inputs, bias], pull.double())
+    for ours, theirs in zip((found, *grads), (expected, *wanted), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, atol=0.02, rtol=0.02)
+
+
+def test_products_in_half_precision_come_in_few_sizes() -> None:
+    """Each size is compiled once, and kept."""
+    sizes = {rows: len(_rounded(torch.zeros(rows, 1))) for rows in range(4000)}
+    assert all(rows <= size <= rows * 17 / 16 + 31 for rows, size in sizes.items())
+    assert len({size for rows, size in sizes.items() if rows >= 2000}) <= 18
 
 
 def test_a_norm_of_half_precision_is_computed_in_full() -> None:

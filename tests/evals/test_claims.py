@@ -17,6 +17,7 @@ from benchmarks.claims import report, settings, variants
 from benchmarks.claims.train import FLOPS, BudgetedTrainer, fingerprint
 from scipy import stats
 
+from sensorium import recipes
 from sensorium.config import RunConfig
 from sensorium.data.loader import Loader
 from sensorium.data.reader import Reader
@@ -244,3 +245,9 @@ def test_an_unknown_claim_is_named() -> None:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "unknown claim 'jiont'; known are joint, rate, align" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["nano", "tiny"])
+def test_a_size_of_a_recipe_s_name_is_that_recipe_s(name: str) -> None:
+    """So that the recipe itself stands among the sizes that are compared, and is trained once."""
+    assert settings.resized(recipes.get(name), name) == recipes.get(name)

@@ -19,8 +19,12 @@ from sensorium.train.memory import estimate_memory, measure_step, resident_bytes
 
 
 def shape(name: str) -> RunConfig:
-    """Three shapes: two recipes with fewer samples, one of them checkpointed; one wider than deep, with long rows."""
-    config = recipes.get("tiny" if name == "tiny" else "nano")
+    """Two recipes with fewer samples, one of them checkpointed, or with products in half precision; one wider than deep, with
+    long rows.
+    """
+    config = recipes.get("tiny" if name in ("tiny", "half") else "nano")
+    if name == "half":
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="bfloat16"))
     if name == "tiny":
         config = dataclasses.replace(
             config, train=dataclasses.replace(config.train, activation_checkpointing=True)
@@ -31,7 +35,9 @@ def shape(name: str) -> RunConfig:
         )
         train = dataclasses.replace(config.train, optimizer="adamw")
         config = dataclasses.replace(config, model=model, train=train)
-    row_length, num_samples = {"nano": (128, 48), "tiny": (192, 24), "wide": (512, 24)}[name]
+    row_length, num_samples = {"nano": (128, 48), "tiny": (192, 24), "half": (192, 96), "wide": (512, 24)}[
+        name
+    ]
     data = dataclasses.replace(config.data, row_length=row_length, samples_per_step=num_samples)
     return dataclasses.replace(config, data=data)
 
@@ -46,7 +52,7 @@ def first_step(config: RunConfig) -> list[Batch]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nano", "tiny", "wide"])
+@pytest.mark.parametrize("name", ["nano", "tiny", "half", "wide"])
 def test_prediction_is_within_15_percent_of_what_is_measured(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.train.test_memory", name], capture_output=True, text=True, timeout=240

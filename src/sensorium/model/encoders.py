@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sensorium.config import ModalityConfig, ModelConfig
 from sensorium.media.modality import Modality
-from sensorium.model.layers import Block, RMSNorm, rope_tables
+from sensorium.model.layers import Block, Linear, RMSNorm, rope_tables
 from sensorium.sequence.packing import MediaBatch
 
 
@@ -84,7 +84,7 @@ class ConvStem(nn.Module):
             convolutions.append(nn.Conv2d(channels, out, kernel, stride, padding))
             channels = out
         self.convolutions = nn.ModuleList(convolutions)
-        self.projection = nn.Linear(config.dim, config.dim, bias=False)
+        self.projection = Linear(config.dim, config.dim, bias=False)
 
     def forward(self, x_NCHW: Tensor, mask_Nrc: Tensor | None) -> Tensor:
         """-> ``[N, P, D]``; padding is zeroed after every layer, as if each item stood alone."""
@@ -106,7 +106,7 @@ class LinearStem(nn.Module):
     def __init__(self, config: ModelConfig, modality: ModalityConfig) -> None:
         super().__init__()
         self.patch = modality.patch
-        self.projection = nn.Linear(modality.patch_dim, config.dim)
+        self.projection = Linear(modality.patch_dim, config.dim)
 
     def forward(self, x_NCHW: Tensor, mask_Nrc: Tensor | None) -> Tensor:
         """-> ``[N, P, D]``."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sensorium.config import ModalityConfig, ModelConfig
 from sensorium.media.modality import Modality
 from sensorium.model.encoders import enlarge, patch_mask, patchify, unpad, unpatchify
+from sensorium.model.layers import Linear
 from sensorium.sequence.packing import MediaBatch
 
 
@@ -18,8 +19,8 @@ class NoiseLevel(nn.Module):
     def __init__(self, dim: int, num_frequencies: int = 64) -> None:
         super().__init__()
         self.num_frequencies = num_frequencies
-        self.up = nn.Linear(2 * num_frequencies, dim)
-        self.down = nn.Linear(dim, dim)
+        self.up = Linear(2 * num_frequencies, dim)
+        self.down = Linear(dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
         """``[...]`` -> ``[..., D]``."""
@@ -50,9 +51,9 @@ class PatchHead(nn.Module):
     def __init__(self, config: ModelConfig, modality_config: ModalityConfig, modality: Modality) -> None:
         super().__init__()
         self.patch = modality_config.patch
-        self.stem = nn.Linear(modality_config.patch_dim, config.dim)
+        self.stem = Linear(modality_config.patch_dim, config.dim)
         self.noise_level = NoiseLevel(config.dim)
-        self.out = nn.Linear(config.dim, modality_config.patch_dim)
+        self.out = Linear(config.dim, modality_config.patch_dim)
         channels, hidden = modality_config.channels, 16
         self.refiner: nn.Sequential | None = None
         if modality_config.refiner:

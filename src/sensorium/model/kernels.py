@@ -71,24 +71,25 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
 class ShortAttentionFunction(torch.autograd.Function):
     """Softmax attention of at most ``SHORT`` tokens by plain products (arXiv 1706.03762, equation 1).
 
-    The query heads that share a kv head stand below each other, so that each kv head is one product. Products are in
-    autocast's type, if there is one, the softmax is in float32.
+    The query heads that share a kv head stand below each other, so that each kv head is one product. All of it is in
+    float32, under autocast too: half precision would need a kernel for every new shape (``HalfLinearFunction``).
     """
 
     @staticmethod
     def forward(ctx: Any, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, hidden: Tensor | None) -> Tensor:
         """Shapes as in ``layers.attend``; ``hidden`` is True where a query may not see a key."""
         B, N, T, H = q_BNTH.shape
-        ctx.dtypes = q_BNTH.dtype, k_BKTH.dtype, v_BKTH.dtype
-        # Not the type of the values: what no product has made is in float32 under autocast, too.
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else v_BKTH.dtype
-        q, k, v = (_in_rows(x, dtype, k_BKTH.shape[1]) for x in (q_BNTH, k_BKTH, v_BKTH))
-        scores = _full(_scaled(q, k.transpose(1, 2), H**-0.5))
-        if hidden is not None:
-            scores.view(B, N, T, T).masked_fill_(hidden, -torch.inf)
-        weights = scores.softmax(-1).to(v.dtype)
-        ctx.save_for_backward(q, k, v, weights)
-        return torch.bmm(weights, v).view(B, N, T, H)
+        K = k_BKTH.shape[1]
+        ctx.dtype_of_v = v_BKTH.dtype
+        with torch.autocast("cpu", enabled=False):
+            q = (_full(q_BNTH) * H**-0.5).reshape(B * K, N // K * T, H)
+            k, v = (_full(x).reshape(B * K, T, H) for x in (k_BKTH, v_BKTH))
+            scores = torch.bmm(q, k.transpose(1, 2))
+            if hidden is not None:
+                scores.view(B, N, T, T).masked_fill_(hidden, -torch.inf)
+            weights = scores.softmax(-1)
+            ctx.save_for_backward(q, k, v, weights)
+            return torch.bmm(weights, v).view(B, N, T, H)
 
     @staticmethod
     @once_differentiable
@@ -97,26 +98,53 @@ class ShortAttentionFunction(torch.autograd.Function):
         q, k, v, weights = ctx.saved_tensors
         B, N, T, H = grads[0].shape
         grad = grads[0].reshape(q.shape)
-        pull = _full(torch.bmm(grad, v.transpose(1, 2)))
-        grad_scores = torch._softmax_backward_data(pull, _full(weights), -1, pull.dtype).to(q.dtype)
-        found = (
-            _scaled(grad_scores, k, H**-0.5).view(B, N, T, H),
-            _scaled(grad_scores.transpose(1, 2), q, H**-0.5).view(B, -1, T, H),
-            torch.bmm(weights.transpose(1, 2), grad).view(B, -1, T, H),
-        )
-        grad_q, grad_k, grad_v = (x.to(dtype) for x, dtype in zip(found, ctx.dtypes, strict=True))
-        return grad_q, grad_k, grad_v, None
+        grad_v = torch.bmm(weights.transpose(1, 2), grad)
+        pull = torch.bmm(grad, v.transpose(1, 2))
+        grad_scores = torch._softmax_backward_data(pull, weights, -1, pull.dtype)
+        grad_q = torch.bmm(grad_scores, k).mul_(H**-0.5)
+        grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
+        grad_v = grad_v.view(B, -1, T, H).to(ctx.dtype_of_v)
+        return grad_q.view(B, N, T, H), grad_k.view(B, -1, T, H), grad_v, None
 
 
-def _in_rows(x_BNTH: Tensor, dtype: torch.dtype, num_kv_heads: int) -> Tensor:
-    """Heads -> ``[B K, N / K T, H]``: those that share a kv head below each other; at most one copy."""
-    B, N, T, H = x_BNTH.shape
-    x = x_BNTH.to(
-        dtype, memory_format=torch.contiguous_format
-    ).contiguous()  # where the type stays, to() does nothing
-    return x.view(B * num_kv_heads, N // num_kv_heads * T, H)
+class HalfLinearFunction(torch.autograd.Function):
+    """``x W^T + b`` with products in bfloat16, on a number of rows that is rounded up.
+
+    The library behind such products compiles a kernel for every new shape, which takes milliseconds and a megabyte that
+    it keeps. A number of tokens that changes with every step would have it compile without end; rounded up there are
+    sixteen numbers between one and its double.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``[..., D]`` -> ``[..., M]`` in bfloat16."""
+        x_TD, half = x.reshape(-1, x.shape[-1]), weight.to(torch.bfloat16)
+        x_PD = _rounded(x_TD)
+        ctx.save_for_backward(x_PD, half)
+        ctx.shape, ctx.dtypes, ctx.has_bias = x.shape, (x.dtype, weight.dtype), bias is not None
+        y_PM = x_PD @ half.t()
+        if bias is not None:
+            y_PM.add_(bias)
+        return y_PM[: len(x_TD)].view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Gradients of x, weight and bias."""
+        x_PD, half = ctx.saved_tensors
+        g_TM = grads[0].reshape(-1, grads[0].shape[-1])
+        g_PM = _rounded(g_TM)
+        of_x, of_weight = ctx.dtypes
+        grad_x = (g_PM @ half)[: len(g_TM)].view(ctx.shape).to(of_x) if ctx.needs_input_grad[0] else None
+        grad_bias = g_TM.sum(0, dtype=of_weight) if ctx.has_bias else None
+        return grad_x, (g_PM.t() @ x_PD).to(of_weight), grad_bias
 
 
-def _scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """``scale a b``, in one pass."""
-    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
+def _rounded(x_TD: Tensor) -> Tensor:
+    """A copy in bfloat16 with rows of zeros below, at most a sixteenth more than there are (or 31)."""
+    T, D = x_TD.shape
+    step = max(32, (1 << T.bit_length()) >> 5)
+    out_PD = x_TD.new_empty(-(-T // step) * step, D, dtype=torch.bfloat16)
+    out_PD[:T] = x_TD
+    out_PD[T:] = 0
+    return out_PD

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sensorium.config import ModelConfig
-from sensorium.model.kernels import SHORT, RMSNormFunction, ShortAttentionFunction, TurnFunction
+from sensorium.model.kernels import (
+    SHORT,
+    HalfLinearFunction,
+    RMSNormFunction,
+    ShortAttentionFunction,
+    TurnFunction,
+)
 from sensorium.model.kv_cache import LayerCache
 from sensorium.sequence.mask import DocumentGroups
 
@@ -43,6 +49,21 @@ def training_on_cpu(x: Tensor) -> bool:
     if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu"))
+
+
+class Linear(nn.Linear):
+    """As its parent, with a product of its own where a CPU computes in half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., D]`` -> ``[..., M]``."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + b``."""
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling():
+        return HalfLinearFunction.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 def rope_tables(positions_BT3: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -123,10 +144,10 @@ class Attention(nn.Module):
             config.num_kv_heads,
             config.head_dim,
         )
-        self.q_proj = nn.Linear(config.dim, self.num_heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.dim, self.num_kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.dim, self.num_kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.dim, bias=False)
+        self.q_proj = Linear(config.dim, self.num_heads * self.head_dim, bias=False)
+        self.k_proj = Linear(config.dim, self.num_kv_heads * self.head_dim, bias=False)
+        self.v_proj = Linear(config.dim, self.num_kv_heads * self.head_dim, bias=False)
+        self.o_proj = Linear(self.num_heads * self.head_dim, config.dim, bias=False)
         self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
@@ -160,9 +181,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, mlp_dim: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(dim, mlp_dim, bias=False)
-        self.up_proj = nn.Linear(dim, mlp_dim, bias=False)
-        self.down_proj = nn.Linear(mlp_dim, dim, bias=False)
+        self.gate_proj = Linear(dim, mlp_dim, bias=False)
+        self.up_proj = Linear(dim, mlp_dim, bias=False)
+        self.down_proj = Linear(mlp_dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape ending in dim -> the same shape."""

@@ -15,7 +15,7 @@ from sensorium.config import ModelConfig
 from sensorium.media.modality import get_modality
 from sensorium.model.flow import Noise, add_noise
 from sensorium.model.kv_cache import KVCache
-from sensorium.model.layers import Block, Mask, RMSNorm, pick, rope_tables
+from sensorium.model.layers import Block, Linear, Mask, RMSNorm, linear, pick, rope_tables
 from sensorium.sequence.mask import flex_block_mask, group_documents
 from sensorium.sequence.packing import Batch, MediaBatch
 
@@ -60,8 +60,8 @@ class Sensorium(nn.Module):
         with_expert = config.experts == "ffn"
         self.layers = nn.ModuleList(Block(config, with_expert=with_expert) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.lm_head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
-        self.latent_proj = nn.Linear(config.dim, config.latent_dim, bias=False)
+        self.lm_head = None if config.tie_embeddings else Linear(config.dim, config.vocab_size, bias=False)
+        self.latent_proj = Linear(config.dim, config.latent_dim, bias=False)
         # Softmax starts at CLIP's temperature 0.07; sigmoid at SigLIP's scale 10 and bias -10.
         start = {"softmax": (1 / 0.07, 0.0), "sigmoid": (10.0, -10.0)}[config.align_loss]
         self.logit_scale = nn.Parameter(torch.tensor(start[0]).log())
@@ -142,7 +142,7 @@ class Sensorium(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., D]`` -> ``[..., V]``."""
         weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return F.linear(hidden, weight)
+        return linear(hidden, weight)
 
     def latents(self, hidden: Tensor) -> Tensor:
         """Hidden states of ``<emb>`` -> unit vectors ``[..., L]`` in the shared latent space."""
