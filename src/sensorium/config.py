@@ -223,8 +223,8 @@ class TrainConfig:
         shard_size: ranks that share one copy of the parameters; 0 means all.
         activation_checkpointing: recompute the trunk's blocks in backward: less memory for a third more time.
         compile: compile each block of the trunk.
-        precision: of matrix products; "auto" is bfloat16 on a GPU that has it. A CPU with AVX512-BF16 or AMX is up to
-            1.8 times as quick in "bfloat16" (from widths of about 256 on). Weights and sums are always float32.
+        precision: of matrix products; "auto" is bfloat16 on a GPU that has it. A CPU with AVX512-BF16 or AMX is 1.2 to
+            1.6 times as quick in "bfloat16". Weights and sums are always float32.
     """
 
     num_steps: int = 1000
