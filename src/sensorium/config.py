@@ -32,6 +32,9 @@ class ModalityConfig:
         refiner: a zero-initialised 3x3 convolution after un-patchifying removes seams between patches.
         noise_mu: centre of ``t = sigmoid(N(mu, 0.8))``, the noise level in training (0 noise, 1 signal).
         noise_scale: s in ``z = t x + (1 - t) s e``.
+        copies_source: a medium that is generated behind one of its kind and size (its source: a picture that is being
+            edited) sees the source's patch beside its own noisy one (as arXiv 2211.09800 does), and copies from it
+            pixel by pixel where it sees fit (as the attention masks of arXiv 1807.09251).
     """
 
     channels: int
@@ -43,6 +46,7 @@ class ModalityConfig:
     refiner: bool = True
     noise_mu: float = -0.8
     noise_scale: float = 1.0
+    copies_source: bool = False
 
     @property
     def patch_dim(self) -> int:
@@ -100,6 +104,11 @@ class ModelConfig:
                 f"head_dim {self.head_dim} is odd; rotary positions turn pairs: use an even number"
             )
         for name, modality in self.modalities.items():
+            if modality.copies_source and self.target != "x":
+                raise ValueError(
+                    f"modality {name!r} copies its source and target is {self.target!r}; only a clean signal can be "
+                    'copied: use target "x"'
+                )
             for size, patch in zip(modality.max_size, modality.patch, strict=True):
                 if size % patch:
                     raise ValueError(

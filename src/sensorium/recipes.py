@@ -158,67 +158,89 @@ def tiny() -> RunConfig:
     )
 
 
-# For hours of a few cores rather than of a GPU: fewer of the tasks that take long sequences, more of the questions.
+# For hours of a few cores rather than of a GPU: the sources that are taken, and their weights. Pictures, questions and
+# edits have the most; what takes long sequences (drawings as code, long glosses) is left out.
 _STARTER_WEIGHTS = {
-    "noto": 12,
-    "fluent": 12,
-    "tuxpaint": 6,
-    "easy-vqa": 24,
-    "lucide": 1,
-    "tabler": 1,
-    "fluent-animated": 2,
-    "tuxpaint-speech": 4,
-    "synthetic-speech": 8,
+    "noto": 24,
+    "fluent": 24,
+    "tuxpaint": 5,
+    "openclipart": 4,
+    "pysiogame": 1,
+    "scratch-pictures": 1,
+    "gcompris": 1,
+    "easy-vqa": 36,
+    "edits": 16,
+    "edits-tuxpaint": 3,
+    "edits-scratch": 1,
+    "tuxpaint-sounds": 1,
+    "gcompris-sounds": 0.5,
+    "scratch": 2,
+    "sonic-pi": 1,
+    "wesnoth": 2,
+    "synthetic-speech": 14,
     "asterisk-en": 4,
+    "asterisk-fr": 1,
+    "asterisk-es": 0.25,
+    "asterisk-it": 0.25,
+    "asterisk-ru": 0.25,
+    "tuxpaint-speech": 2,
+    "ktuberling": 0.5,
     "wordnet": 1,
+    "fluent-animated": 2,
+    "brain": 2,
 }
+_STARTER_BROAD_ONLY = ("openclipart", "scratch-pictures", "gcompris", "wordnet")
 
 
-def _starter_sources(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+def _starter_sources(*, clean: bool) -> tuple[SourceConfig, ...]:
+    named = {source.path.rpartition("/")[2]: source for source in FULL_SOURCES}
     return tuple(
-        dataclasses.replace(
-            source, weight=_STARTER_WEIGHTS.get(source.path.rpartition("/")[2], source.weight)
-        )
-        for source in sources
+        dataclasses.replace(named[name], weight=weight)
+        for name, weight in _STARTER_WEIGHTS.items()
+        if not (clean and name in _STARTER_BROAD_ONLY)
     )
 
 
 def starter() -> RunConfig:
-    """64 px pictures, sounds of five seconds, the full starter data in two stages.
+    """32 px pictures that can be edited, sounds of five seconds, the full starter data in two stages.
 
     For hours of a few cores: there the samples seen count for more than parameters, and a second feed-forward costs no
     time (EXPERIMENTS.md, section 18).
     """
-    base = tiny()
-    seen = base.model.modalities
+    base = nano()
+    image, audio = base.model.modalities["image"], base.model.modalities["audio"]
     return dataclasses.replace(
         base,
         name="starter",
         model=dataclasses.replace(
             base.model,
-            dim=128,
-            num_heads=4,
-            num_kv_heads=2,
-            head_dim=32,
-            mlp_dim=384,
-            latent_dim=128,
             experts="ffn",
             modalities={
-                "image": dataclasses.replace(seen["image"], num_encoder_layers=0, noise_mu=-1.2),
-                "audio": dataclasses.replace(seen["audio"], max_size=(480, 100)),
+                "image": dataclasses.replace(image, copies_source=True),
+                "audio": dataclasses.replace(audio, max_size=(480, 100)),
             },
         ),
         data=DataConfig(
-            sources=_starter_sources(FULL_SOURCES),
-            clean_sources=_starter_sources(CLEAN_SOURCES),
-            clean_from=5_500,
+            sources=_starter_sources(clean=False),
+            clean_sources=_starter_sources(clean=True),
+            clean_from=6_800,
             row_length=256,
-            samples_per_step=96,
+            samples_per_step=192,
             augment=0.8,
             max_frames=4,
+            cache_mb=4096,
         ),
         train=dataclasses.replace(
-            base.train, num_steps=7_000, lr=2e-3, muon_lr_scale=0.5, decay=0.3, save_every=100
+            base.train,
+            num_steps=8_500,
+            max_train_s=0.0,
+            lr=2e-3,
+            muon_lr_scale=0.5,
+            warmup=0.02,
+            decay=0.3,
+            ema_decay=0.999,
+            save_every=100,
+            sample_every=0,
         ),
     )
 

@@ -25,7 +25,13 @@ def byte_tokenizer() -> Tokenizer:
 
 def small_config(*, stem: str = "conv", refiner: bool = True, bands: int = 10, **changes: Any) -> ModelConfig:
     image = ModalityConfig(
-        channels=3, patch=(4, 4), max_size=(16, 16), num_encoder_layers=1, stem=stem, refiner=refiner
+        channels=3,
+        patch=(4, 4),
+        max_size=(16, 16),
+        num_encoder_layers=1,
+        stem=stem,
+        refiner=refiner,
+        copies_source=changes.get("target") != "v",
     )  # type: ignore[arg-type]
     audio = ModalityConfig(
         channels=1,
@@ -102,7 +108,7 @@ def documents() -> list[Document]:
         Document([medium("audio", (3, 1), 1), EmbSegment("a"), text("moo", supervised=True)], "1", "", "q"),
         Document([text("moo"), EmbSegment("b"), shape_text(sung), sung], "1", "sound", "q"),
         Document(
-            [text("edit"), medium("image", (3, 2), 2), shape_text(drawn), drawn,
+            [text("edit"), medium("image", (2, 3), 2), shape_text(drawn), drawn,
              text("then", supervised=True), shape_text(sung), sung, text("end", supervised=True)],
             "2",
             "edit",

@@ -16,7 +16,7 @@ from sensorium.model.flow import to_clean, velocity
 from sensorium.model.kv_cache import KVCache
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.document import block_offsets
-from sensorium.sequence.packing import MediaBatch
+from sensorium.sequence.packing import MediaBatch, stack_sources
 
 
 class Runtime(Protocol):
@@ -82,6 +82,12 @@ class Reader:
         media = blank_media(grids, modality_config.channels, modality_config.patch, self.device)
         for n, drawing in enumerate(drawings):
             media.arrays_NCHW[n, :, : drawing.z.shape[1], : drawing.z.shape[2]] = drawing.z
+        if modality_config.copies_source:
+            found = [
+                sequence.source_of(modality, grid) for sequence, grid in zip(sequences, grids, strict=True)
+            ]
+            stacked = stack_sources(found, media.arrays_NCHW)
+            media.sources_NCHW, media.has_source_N = (part.to(self.device) for part in stacked)
         t_N = torch.tensor([drawing.t for drawing in drawings], device=self.device)
         num_new = [h * w for h, w in grids]
         B, T = len(items), max(num_new)

@@ -76,8 +76,11 @@ def _head(head: PatchHead, modality: ModalityConfig, num_tokens: int) -> float:
     refiner = [m for m in (head.refiner or []) if isinstance(m, nn.Conv2d)]
     # The noise level is embedded once for a medium.
     level = _linears(head.noise_level) / num_tokens
+    matrices = [head.stem, head.out, head.stem_source, head.gate]
     return (
-        _linears(head.stem) + _linears(head.out) + level + sum(2 * m.weight.numel() * pixels for m in refiner)
+        sum(_linears(m) for m in matrices if m is not None)
+        + level
+        + sum(2 * m.weight.numel() * pixels for m in refiner)
     )
 
 

@@ -37,7 +37,7 @@ def is_head(name: str) -> bool:
     language-model head of its own. Token embeddings that are also the language-model head are a way in, too: no head.
     """
     return name.startswith(("lm_head.", "latent_proj.", "logit_")) or (
-        name.startswith("media_heads.") and name.split(".")[2] in ("out", "refiner")
+        name.startswith("media_heads.") and name.split(".")[2] in ("out", "refiner", "gate")
     )
 
 
@@ -45,7 +45,8 @@ class PatchHead(nn.Module):
     """The way in and out of a medium that is being generated.
 
     ``embed`` projects noisy patches and adds the noise level; ``forward`` projects hidden states to patches,
-    puts them together and lets a zero-initialised 3x3 convolution mend the seams.
+    puts them together and lets a zero-initialised 3x3 convolution mend the seams. With ``copies_source`` the patches of
+    a source are added to the noisy ones, and what comes out is ``(1 - g) drawn + g source`` with a gate for each pixel.
     """
 
     def __init__(self, config: ModelConfig, modality_config: ModalityConfig, modality: Modality) -> None:
@@ -54,6 +55,12 @@ class PatchHead(nn.Module):
         self.stem = Linear(modality_config.patch_dim, config.dim)
         self.noise_level = NoiseLevel(config.dim)
         self.out = Linear(config.dim, modality_config.patch_dim)
+        self.blank = modality_config.blank
+        self.stem_source: Linear | None = None
+        self.gate: Linear | None = None
+        if modality_config.copies_source:
+            self.stem_source = Linear(modality_config.patch_dim, config.dim, bias=False)
+            self.gate = Linear(config.dim, self.patch[0] * self.patch[1])
         channels, hidden = modality_config.channels, 16
         self.refiner: nn.Sequential | None = None
         if modality_config.refiner:
@@ -66,28 +73,43 @@ class PatchHead(nn.Module):
     def embed(self, z_NCHW: Tensor, t_N: Tensor, media: MediaBatch) -> Tensor:
         """Noisy arrays and their levels -> embeds ``[sum of P, D]``."""
         x_NPD = self.stem(patchify(z_NCHW, self.patch)) + self.noise_level(t_N)[:, None]
+        if self.stem_source is not None and media.sources_NCHW is not None:
+            assert media.has_source_N is not None
+            source_NPD = self.stem_source(patchify(media.sources_NCHW - self.blank, self.patch))
+            x_NPD = x_NPD + source_NPD * media.has_source_N[:, None, None]
         return unpad(x_NPD, self._mask(media).flatten(1) if media.is_ragged(self.patch) else None)
 
     def forward(self, hidden_PD: Tensor, media: MediaBatch) -> Tensor:
         """Hidden states of noisy tokens, item after item -> arrays ``[N, C, H, W]``, zero where padded."""
-        mask_Nrc = self._mask(media)
-        N, rows, cols = mask_Nrc.shape
-        patches = self.out(hidden_PD)
-        ragged = media.is_ragged(self.patch)
-        if ragged:
-            padded = patches.new_zeros(N, rows * cols, patches.shape[-1])
-            padded[mask_Nrc.flatten(1)] = patches
-        else:
-            padded = patches.view(N, rows * cols, -1)
-        x_NCHW = unpatchify(padded, (rows, cols), self.patch)
+        drawn_NCHW = self._draw(hidden_PD, media)
+        if self.gate is None or media.sources_NCHW is None:
+            return drawn_NCHW
+        assert media.has_source_N is not None
+        gate_N1HW = torch.sigmoid(self._assemble(self.gate(hidden_PD), media))
+        gate_N1HW = gate_N1HW * media.has_source_N[:, None, None, None]
+        return drawn_NCHW + gate_N1HW * (media.sources_NCHW - drawn_NCHW)
+
+    def _draw(self, hidden_PD: Tensor, media: MediaBatch) -> Tensor:
+        x_NCHW = self._assemble(self.out(hidden_PD), media)
         if self.refiner is None:
             return x_NCHW
         x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
-        if not ragged:
+        if not media.is_ragged(self.patch):
             return x_NCHW + self.refiner(x_NCHW)
-        valid = enlarge(mask_Nrc, self.patch)
+        valid = enlarge(self._mask(media), self.patch)
         hidden = self.refiner[1](self.refiner[0](x_NCHW)) * valid
         return (x_NCHW + self.refiner[2](hidden)) * valid
+
+    def _assemble(self, patches_Pd: Tensor, media: MediaBatch) -> Tensor:
+        """Patches, item after item -> arrays ``[N, d / patch area, H, W]``, zero where padded."""
+        mask_Nrc = self._mask(media)
+        N, rows, cols = mask_Nrc.shape
+        if media.is_ragged(self.patch):
+            padded = patches_Pd.new_zeros(N, rows * cols, patches_Pd.shape[-1])
+            padded[mask_Nrc.flatten(1)] = patches_Pd
+        else:
+            padded = patches_Pd.view(N, rows * cols, -1)
+        return unpatchify(padded, (rows, cols), self.patch)
 
     def _mask(self, media: MediaBatch) -> Tensor:
         H, W = media.arrays_NCHW.shape[2:]

@@ -41,6 +41,7 @@ class Sensorium(nn.Module):
     o_proj, down_proj           normal          fan_in ** -0.5 / sqrt(2 num_layers)
     patch head ``out``          zeros           the first prediction is the mean signal
     last refiner convolution    zeros           the refiner starts as the identity
+    ``stem_source``, ``gate``   zeros           a source is not seen yet, and half of it is copied
     norms                       ones
     biases of conv stems        normal          0.02 (a token of exactly nothing would make the norms explode)
     other biases                zeros
@@ -169,7 +170,8 @@ class Sensorium(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
         heads: list[Any] = list(self.media_heads.values())
         for head in heads:
-            for module in (head.out, head.refiner[-1] if head.refiner is not None else None):
+            refined = head.refiner[-1] if head.refiner is not None else None
+            for module in (head.out, refined, head.stem_source, head.gate):
                 if module is not None:
                     nn.init.zeros_(module.weight)
 

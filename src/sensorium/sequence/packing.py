@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sensorium.config import ModelConfig
+from sensorium.media.modality import Grid
 from sensorium.sequence.document import IGNORE, Canvas, Document, Layout, MediaSegment, layout, num_positions
 from sensorium.sequence.tokenizer import Tokenizer
 
@@ -25,12 +26,16 @@ class MediaBatch:
         token_index_P: where each patch stands in the flattened ``[B*T]`` positions, item after item.
         seeds_N: int64, a number of each item's own: what is drawn for it at random depends on nothing else in the
             batch, and so not on the number of ranks and micro-batches.
+        sources_NCHW: beside each item to be generated its source, the last clean medium of its kind and size before it
+            in its document (zero without one); None where the model copies none. has_source_N: bool.
     """
 
     arrays_NCHW: Tensor
     grids_N2: Tensor
     token_index_P: Tensor
     seeds_N: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    sources_NCHW: Tensor | None = None
+    has_source_N: Tensor | None = None
 
     def is_ragged(self, patch: tuple[int, int]) -> bool:
         """Whether items differ in size, so that padding has to be masked; told by shapes: no device is waited for."""
@@ -187,7 +192,7 @@ def pack(
         block_id_BT=torch.from_numpy(canvas.block_id_N.reshape(B, T)),
         is_noisy_BT=torch.from_numpy(canvas.is_noisy_N.reshape(B, T)),
         context=_media_batches([m for m in media if not m[1].noisy], config, seeds),
-        targets=_media_batches([m for m in media if m[1].noisy], config, seeds),
+        targets=_media_batches([m for m in media if m[1].noisy], config, seeds, _sources(layouts)),
         emb_a_M=torch.tensor(emb_a, dtype=torch.int64),
         emb_b_M=torch.tensor(emb_b, dtype=torch.int64),
         groups_MG=groups,
@@ -213,6 +218,30 @@ def _seeds(documents: Sequence[Document], layouts: Sequence[Layout]) -> dict[int
     return seeds
 
 
+def _sources(layouts: Sequence[Layout]) -> dict[int, np.ndarray]:
+    """Position of a medium to be generated -> its source."""
+    sources = {}
+    for item in layouts:
+        seen: dict[tuple[str, Grid], np.ndarray] = {}
+        for at, segment in item.media:
+            kind = (segment.modality, segment.grid)
+            if not segment.noisy:
+                seen[kind] = segment.array
+            elif kind in seen:
+                sources[at] = seen[kind]
+    return sources
+
+
+def stack_sources(sources: Sequence[np.ndarray | None], arrays_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """``sources_NCHW`` and ``has_source_N`` beside the arrays of the same items, on the main memory's side."""
+    stacked = np.zeros(arrays_NCHW.shape, np.float32)
+    for n, source in enumerate(sources):
+        if source is not None:
+            stacked[n, :, : source.shape[1], : source.shape[2]] = source
+    has_source = torch.tensor([source is not None for source in sources])
+    return torch.from_numpy(stacked), has_source
+
+
 def _number(text: str) -> int:
     """63 bits of a text; two of a step's texts share them with a probability of about 1e-11."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
@@ -226,7 +255,10 @@ def _read(canvas: Canvas, emb: Sequence[int]) -> np.ndarray:
 
 
 def _media_batches(
-    media: Sequence[tuple[int, MediaSegment]], config: ModelConfig, seeds: dict[int, int]
+    media: Sequence[tuple[int, MediaSegment]],
+    config: ModelConfig,
+    seeds: dict[int, int],
+    sources: dict[int, np.ndarray] | None = None,
 ) -> dict[str, MediaBatch]:
     """Group media by modality, check each against its grid, and note where each patch stands."""
     out: dict[str, MediaBatch] = {}
@@ -254,6 +286,9 @@ def _media_batches(
             torch.from_numpy(index),
             torch.tensor([seeds[at] for at, _ in items], dtype=torch.int64),
         )
+        if modality.copies_source and sources is not None:
+            found = [sources.get(at) for at, _ in items]
+            out[name].sources_NCHW, out[name].has_source_N = stack_sources(found, out[name].arrays_NCHW)
     unknown = {segment.modality for _, segment in media} - set(config.modalities)
     if unknown:
         raise ValueError(
