@@ -13,20 +13,20 @@ from sensorium.model.flops import StepFlops, build, flops_per_token
 from sensorium.model.flow import draw_noise
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.document import Document, MediaSegment, TextSegment
-from sensorium.sequence.packing import MediaBatch, pack
+from sensorium.sequence.packing import MediaBatch, pack, stack_sources
 from sensorium.sequence.tokenizer import Tokenizer
 
 CONTEXT = 48
 
 
-@pytest.fixture(scope="module")
-def model() -> Sensorium:
-    return Sensorium(recipes.get("nano").model)
+@pytest.fixture(scope="module", params=["nano", "starter"])
+def model(request: pytest.FixtureRequest) -> Sensorium:
+    return Sensorium(recipes.get(request.param).model)
 
 
 @pytest.fixture(scope="module")
-def flops() -> dict[str, float]:
-    return flops_per_token(build(recipes.get("nano").model), CONTEXT)
+def flops(model: Sensorium) -> dict[str, float]:
+    return flops_per_token(build(model.config), CONTEXT)
 
 
 def count(work: object) -> int:
@@ -40,7 +40,8 @@ def media(model: Sensorium, name: str) -> MediaBatch:
     config = model.config.modalities[name]
     num_tokens = config.max_grid[0] * config.max_grid[1]
     arrays = torch.zeros(1, config.channels, *config.max_size)
-    return MediaBatch(arrays, torch.tensor([config.max_grid]), torch.arange(num_tokens))
+    sources = stack_sources([arrays[0].numpy()], arrays.shape) if config.copies_source else None
+    return MediaBatch(arrays, torch.tensor([config.max_grid]), torch.arange(num_tokens), sources=sources)
 
 
 def trunk(model: Sensorium, flops: dict[str, float]) -> float:
@@ -74,10 +75,11 @@ def test_media_that_are_generated(model: Sensorium, flops: dict[str, float], nam
     assert count(work) == pytest.approx(mine, rel=1e-9)
 
 
-def test_experts_cost_memory_and_no_operations(flops: dict[str, float]) -> None:
+def test_experts_cost_memory_and_no_operations() -> None:
     import dataclasses
 
     plain = recipes.get("nano").model
+    flops = flops_per_token(build(plain), CONTEXT)
     expert = build(dataclasses.replace(plain, experts="ffn"))
     assert flops_per_token(expert, CONTEXT) == flops
     assert sum(p.numel() for p in expert.parameters()) > sum(p.numel() for p in build(plain).parameters())

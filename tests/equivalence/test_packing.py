@@ -21,7 +21,7 @@ from tests.model.small import (
 
 VARIANTS = [
     {},
-    {"stem": "linear"},
+    {"stem": "linear", "copies_source": False},
     {"experts": "ffn"},
     {"refiner": False, "target": "v"},
     {"qk_norm": False, "tie_embeddings": False},

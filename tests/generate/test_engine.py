@@ -44,7 +44,7 @@ PROMPTS: list[list[Segment]] = [
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"experts": "ffn", "target": "v"},
-    {"stem": "linear", "qk_norm": False, "tie_embeddings": False},
+    {"stem": "linear", "qk_norm": False, "tie_embeddings": False, "copies_source": False},
 ]
 CLOSE = {"atol": 5e-5, "rtol": 1e-4}
 

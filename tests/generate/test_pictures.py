@@ -102,7 +102,7 @@ def test_outside_the_mask_the_signal_goes_straight_from_the_noise_to_the_source(
 def test_a_variation_is_nearer_to_its_source_the_weaker_it_is() -> None:
     pixels = picture(16, 16)
     # An untrained model is steady only where it says velocities.
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, target="v"))
+    config = dataclasses.replace(CONFIG, model=small_config(bands=100, target="v"))
     model = Model(random_model(config.model), TOKENIZER, config)
     distances = []
     for strength in (0.05, 0.3, 1.0):

@@ -23,7 +23,9 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer.bytes()
 
 
-def small_config(*, stem: str = "conv", refiner: bool = True, bands: int = 10, **changes: Any) -> ModelConfig:
+def small_config(
+    *, stem: str = "conv", refiner: bool = True, copies_source: bool = True, bands: int = 10, **changes: Any
+) -> ModelConfig:
     image = ModalityConfig(
         channels=3,
         patch=(4, 4),
@@ -31,7 +33,7 @@ def small_config(*, stem: str = "conv", refiner: bool = True, bands: int = 10, *
         num_encoder_layers=1,
         stem=stem,
         refiner=refiner,
-        copies_source=changes.get("target") != "v",
+        copies_source=copies_source and changes.get("target") != "v",
     )  # type: ignore[arg-type]
     audio = ModalityConfig(
         channels=1,

@@ -11,13 +11,13 @@ from sensorium.generate.requests import MediaOptions, Request
 from sensorium.generate.sampling import integrate
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.document import Document, MediaSegment, Segment
+from sensorium.sequence.packing import map_arrays
 from tests.model.small import (
     byte_tokenizer,
     documents,
     medium,
     noise_for,
     pack_documents,
-    predictions,
     random_model,
     shape_text,
     small_config,
@@ -41,6 +41,8 @@ def document(*before: Segment) -> Document:
         ([A, B], B),
         ([B, medium("image", (3, 2), 4), medium("audio", (2, 1), 5)], B),
         ([medium("image", (3, 2), 4)], None),
+        ([A, dataclasses.replace(B, is_frame=True)], A),
+        ([dataclasses.replace(B, is_frame=True)], None),
         ([], None),
     ],
 )
@@ -49,44 +51,60 @@ def test_the_source_is_the_last_picture_of_the_same_size(
 ) -> None:
     batch = pack_documents([document(*before), Document([A, text("a")])], CONFIG)
     media = batch.targets["image"]
-    assert media.sources_NCHW is not None
-    assert media.has_source_N is not None
-    assert media.has_source_N.tolist() == [source is not None]
-    assert np.array_equal(media.sources_NCHW[0].numpy(), 0 * A.array if source is None else source.array)
+    assert media.sources is not None
+    assert media.sources.is_there_N.tolist() == [source is not None]
+    assert np.array_equal(
+        media.sources.arrays_NCHW[0].numpy(), 0 * A.array if source is None else source.array
+    )
 
 
 def test_a_clean_copy_of_what_was_drawn_is_the_source_of_the_next() -> None:
     again = medium("image", (2, 3), 6, noisy=True)
     chain = Document([A, shape_text(DRAWN), DRAWN, text("more"), shape_text(again), again])
     media = pack_documents([chain], CONFIG).targets["image"]
-    assert media.sources_NCHW is not None
-    assert np.array_equal(media.sources_NCHW.numpy(), np.stack([A.array, DRAWN.array]))
+    assert media.sources is not None
+    assert np.array_equal(media.sources.arrays_NCHW.numpy(), np.stack([A.array, DRAWN.array]))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("open_by", [-40.0, 40.0])
-def test_an_open_gate_copies_and_a_closed_one_draws(open_by: float) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_each_pixel_is_drawn_or_copied_by_its_gate(*, half: bool) -> None:
     """In a batch with items of other sizes and without a source."""
     model = random_model(CONFIG)
-    head = model.media_heads["image"]
-    head.gate.weight.zero_()  # type: ignore[union-attr, operator]
-    head.gate.bias.fill_(open_by)  # type: ignore[union-attr, operator]
     chosen = [document(A), *documents(), document(B)]
     batch = pack_documents(chosen, CONFIG)
-    noise = noise_for(batch, CONFIG)
-    made = predictions(model, model(batch, noise), batch)["image"]
-    batch.targets["image"].sources_NCHW = None
-    drawn = predictions(model, model(batch, noise), batch)["image"]
+    media, head = batch.targets["image"], model.media_heads["image"]
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        hidden_PD = model(batch, noise_for(batch, CONFIG)).flatten(0, 1)[media.token_index_P]
+        made = head(hidden_PD, media)
+        drawn = head(hidden_PD, dataclasses.replace(media, sources=None))
+        logits = head.gate(hidden_PD).split(media.num_patches_N.tolist())  # type: ignore[operator, union-attr]
+    sources = [A.array, None, documents()[4].segments[1].array, B.array]  # type: ignore[union-attr]
     assert len(made) == 4
-    for one, without, source in zip(
-        made, drawn, [A.array, None, medium("image", (2, 3), 2).array, B.array], strict=True
-    ):
-        if source is None or open_by < 0:
-            assert one.shape == without.shape
-        if open_by > 0 and source is not None:
-            torch.testing.assert_close(one, torch.from_numpy(source))
-        elif source is None:
-            torch.testing.assert_close(one, without)
+    for n, (source, (rows, cols)) in enumerate(zip(sources, media.grids_N2.tolist(), strict=True)):
+        own = (n, slice(None), slice(4 * rows), slice(4 * cols))
+        if source is None:
+            torch.testing.assert_close(made[own], drawn[own].float(), check_dtype=False)
+            continue
+        gate = (
+            logits[n].float().sigmoid().view(rows, cols, 4, 4).transpose(1, 2).reshape(1, 4 * rows, 4 * cols)
+        )
+        assert gate.std() > 0.1
+        torch.testing.assert_close(
+            made[own], (1 - gate) * drawn[own].float() + gate * torch.from_numpy(source)
+        )
+        assert not made[n, :, 4 * rows :].any()
+        assert not made[n, :, :, 4 * cols :].any()
+
+
+def test_an_open_gate_can_close_again_in_half_precision() -> None:
+    model = random_model(CONFIG)
+    batch = pack_documents([document(A)], CONFIG)
+    media, head = batch.targets["image"], model.media_heads["image"]
+    torch.nn.init.constant_(head.gate.bias, 8.0)  # type: ignore[union-attr, arg-type]
+    with torch.autocast("cpu", torch.bfloat16):
+        head(torch.zeros(6, CONFIG.dim), media).square().sum().backward()
+    assert (head.gate.bias.grad != 0).all()  # type: ignore[union-attr]
 
 
 @torch.no_grad()
@@ -117,6 +135,39 @@ def test_what_is_edited_in_generation_is_what_training_would_make_of_it(words: f
     torch.testing.assert_close(answer.parts[0].array, wanted, atol=1e-4, rtol=1e-3)
 
 
+@torch.no_grad()
+def test_drawings_in_company_are_what_they_are_alone() -> None:
+    """With a source and without one, guided, and one that names a picture that is not the last."""
+    model, tokenizer = random_model(CONFIG), byte_tokenizer()
+    plain = MediaOptions(num_steps=2, guidance_scale=1.0, grid=(2, 3), seed=3)
+    guided = MediaOptions(num_steps=2, guidance_scale=2.0, guidance_interval=(0, 1), image_guidance_scale=1.5, grid=(2, 3), seed=4)  # fmt: skip
+    requests = [
+        Request(prompt=[A, text("edit")], output="image", media=plain),
+        Request(prompt=[text("draw")], output="image", media=plain),
+        Request(
+            prompt=[A, text("x")], output="image", media=guided, without_words=[A], without_media=[text("x")]
+        ),
+        Request(prompt=[A, B, text("x")], output="image", media=plain, source=torch.from_numpy(A.array)),
+    ]
+    together = Engine(model, tokenizer).generate(requests)
+    for request, answer in zip(requests, together, strict=True):
+        (alone,) = Engine(model, tokenizer).generate([request])
+        torch.testing.assert_close(answer.parts[0].array, alone.parts[0].array, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_what_is_copied_is_the_picture_that_the_user_names() -> None:
+    model, tokenizer = random_model(CONFIG), byte_tokenizer()
+    torch.nn.init.constant_(model.media_heads["image"].gate.bias, 100.0)  # type: ignore[union-attr, arg-type]
+    options = MediaOptions(num_steps=2, guidance_scale=1.0, grid=(2, 3), seed=3, strength=0.9)
+    for source, wanted in ((None, B), (torch.from_numpy(A.array), A)):
+        request = Request(prompt=[A, B, text("x")], output="image", media=options, source=source)
+        (answer,) = Engine(model, tokenizer).generate([request])
+        torch.testing.assert_close(
+            answer.parts[0].array, torch.from_numpy(wanted.array), atol=1e-3, rtol=1e-3
+        )
+
+
 def test_every_weight_has_a_gradient_whether_or_not_there_is_a_source() -> None:
     from sensorium.losses import compute_losses
 
@@ -132,3 +183,28 @@ def test_every_weight_has_a_gradient_whether_or_not_there_is_a_source() -> None:
 def test_a_velocity_cannot_be_copied() -> None:
     with pytest.raises(ValueError, match='only a clean signal can be copied: use target "x"'):
         dataclasses.replace(CONFIG, target="v")
+
+
+@pytest.mark.parametrize("item", [0, 1])
+def test_nothing_but_its_own_item_depends_on_a_source(item: int) -> None:
+    model = random_model(CONFIG)
+    batch = pack_documents([document(A), document(B), Document([B, text("b", supervised=True)])], CONFIG)
+    media = batch.targets["image"]
+    assert media.sources is not None
+    media.sources.arrays_NCHW.requires_grad_()
+    hidden_BTD = model(batch, noise_for(batch, CONFIG))
+    made = model.predict("image", hidden_BTD.flatten(0, 1)[media.token_index_P], media)
+    (of_item,) = torch.autograd.grad(made[item].sum(), media.sources.arrays_NCHW, retain_graph=True)
+    assert [bool(part.any()) for part in of_item] == [n == item for n in range(2)]
+    words = (batch.block_id_BT < 0) & (batch.doc_id_BT >= 0)
+    (of_words,) = torch.autograd.grad(hidden_BTD[words].sum(), media.sources.arrays_NCHW)
+    assert not of_words.any()
+
+
+def test_a_batch_and_its_noise_move_together() -> None:
+    """As a training step moves them to its device."""
+    batch = pack_documents([document(A)], CONFIG)
+    moved, noise = map_arrays((batch, noise_for(batch, CONFIG)), lambda t: t.to("meta"), torch.Tensor)
+    assert moved.targets["image"].sources.arrays_NCHW.is_meta
+    assert moved.token_ids_BT.is_meta
+    assert noise["image"].e_NCHW.is_meta

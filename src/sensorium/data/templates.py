@@ -22,7 +22,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, cast
@@ -228,7 +228,7 @@ def _context(medium: Medium) -> list[Segment | str]:
         return [medium.segment(noisy=False)]
     out: list[Segment | str] = []
     for frame, time_s in zip(medium.frames, medium.times_s, strict=True):
-        out += [frame_time(time_s), frame.segment(noisy=False)]
+        out += [frame_time(time_s), replace(frame.segment(noisy=False), is_frame=True)]
     return out
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from sensorium import recipes
-from sensorium.config import RunConfig, SourceConfig, Template
+from sensorium.config import DataConfig, RunConfig, SourceConfig, Template
 from sensorium.data.reader import Reader
 from sensorium.data.scan import fitting_templates, media_of_row
 from sensorium.data.templates import find_template
@@ -99,6 +99,7 @@ def make_config(config: RunConfig, rows: Rows, options: Options) -> tuple[RunCon
         templates=known,
         samples_per_step=samples,
         num_workers=0,
+        cache_mb=DataConfig.cache_mb,
     )
     train = dataclasses.replace(
         config.train,

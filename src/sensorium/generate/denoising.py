@@ -39,6 +39,7 @@ class Drawing:
         device: torch.device | str = "cpu",
     ) -> None:
         self.modality, self.grid, self.options, self.branches = modality, grid, options, branches
+        self.source = None if source is None else source.cpu().numpy()
         shape = (config.channels, grid[0] * config.patch[0], grid[1] * config.patch[1])
         noise = torch.randn(shape, generator=generator).to(device)
         noise = config.noise_scale * noise

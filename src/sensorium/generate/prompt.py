@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sensorium.config import ModelConfig
@@ -68,7 +69,7 @@ def _video_segments(video: Video, config: ModelConfig, tokenizer: Tokenizer) -> 
         segments.append(_media_segment(Audio((wave, SAMPLE_RATE)), "audio", config))
     for frame, time_s in zip(frames, times_s, strict=True):
         segments.append(TextSegment(tokenizer.encode(frame_time(float(time_s)))))
-        segments.append(_media_segment(Image(frame), "image", config))
+        segments.append(replace(_media_segment(Image(frame), "image", config), is_frame=True))
     return segments
 
 

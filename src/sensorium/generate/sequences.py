@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from sensorium.media.modality import Grid
 from sensorium.sequence.document import MediaSegment, Segment, block_offsets, layout
 from sensorium.sequence.tokenizer import Tokenizer
 
@@ -88,11 +87,6 @@ class TokenSequence:
         p = self.position
         self.table[self.total] = (token_id, token_id, p, p, p, -1)
         self.total, self.position, self.hidden_D = self.total + 1, p + 1, None
-
-    def source_of(self, modality: str, grid: Grid) -> np.ndarray | None:
-        """What a medium that is generated behind it may copy from: the last one of its kind and size."""
-        sources = (m.segment for m in reversed(self.media) if m.segment.modality == modality)
-        return next((segment.array for segment in sources if segment.grid == grid), None)
 
     def cut(self, at: int) -> int:
         """The last place up to ``at`` that is not inside a medium, which is read as a whole."""

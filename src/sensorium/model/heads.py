@@ -1,6 +1,7 @@
 """Noise in, signal out: the stem of noisy patches and the head that turns hidden states into a medium."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,46 +71,51 @@ class PatchHead(nn.Module):
                 nn.Conv2d(hidden, channels, 3, padding=1),
             )
 
+    def zeros(self) -> list[Any]:
+        """What starts at zero, see the table of ``Sensorium``."""
+        refined = self.refiner[-1] if self.refiner is not None else None
+        return [module for module in (self.out, refined, self.stem_source, self.gate) if module is not None]
+
     def embed(self, z_NCHW: Tensor, t_N: Tensor, media: MediaBatch) -> Tensor:
         """Noisy arrays and their levels -> embeds ``[sum of P, D]``."""
         x_NPD = self.stem(patchify(z_NCHW, self.patch)) + self.noise_level(t_N)[:, None]
-        if self.stem_source is not None and media.sources_NCHW is not None:
-            assert media.has_source_N is not None
-            source_NPD = self.stem_source(patchify(media.sources_NCHW - self.blank, self.patch))
-            x_NPD = x_NPD + source_NPD * media.has_source_N[:, None, None]
+        if self.stem_source is not None and media.sources is not None:
+            seen = media.sources.arrays_NCHW - self.blank
+            x_NPD = (
+                x_NPD + self.stem_source(patchify(seen, self.patch)) * media.sources.is_there_N[:, None, None]
+            )
         return unpad(x_NPD, self._mask(media).flatten(1) if media.is_ragged(self.patch) else None)
 
     def forward(self, hidden_PD: Tensor, media: MediaBatch) -> Tensor:
         """Hidden states of noisy tokens, item after item -> arrays ``[N, C, H, W]``, zero where padded."""
-        drawn_NCHW = self._draw(hidden_PD, media)
-        if self.gate is None or media.sources_NCHW is None:
-            return drawn_NCHW
-        assert media.has_source_N is not None
-        gate_N1HW = torch.sigmoid(self._assemble(self.gate(hidden_PD), media))
-        gate_N1HW = gate_N1HW * media.has_source_N[:, None, None, None]
-        return drawn_NCHW + gate_N1HW * (media.sources_NCHW - drawn_NCHW)
+        mask_Nrc = self._mask(media) if media.is_ragged(self.patch) else None
+        x_NCHW = self._refine(self._assemble(self.out(hidden_PD), media, mask_Nrc), mask_Nrc)
+        if self.gate is None or media.sources is None:
+            return x_NCHW
+        # In half precision an open gate would be exactly 1, and never close again: its gradient would be 0.
+        logits_N1HW = self._assemble(self.gate(hidden_PD), media, mask_Nrc).float()
+        gate_N1HW = torch.sigmoid(logits_N1HW) * media.sources.is_there_N[:, None, None, None]
+        return x_NCHW + gate_N1HW * (media.sources.arrays_NCHW - x_NCHW)
 
-    def _draw(self, hidden_PD: Tensor, media: MediaBatch) -> Tensor:
-        x_NCHW = self._assemble(self.out(hidden_PD), media)
+    def _refine(self, x_NCHW: Tensor, mask_Nrc: Tensor | None) -> Tensor:
         if self.refiner is None:
             return x_NCHW
         x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
-        if not media.is_ragged(self.patch):
+        if mask_Nrc is None:
             return x_NCHW + self.refiner(x_NCHW)
-        valid = enlarge(self._mask(media), self.patch)
+        valid = enlarge(mask_Nrc, self.patch)
         hidden = self.refiner[1](self.refiner[0](x_NCHW)) * valid
         return (x_NCHW + self.refiner[2](hidden)) * valid
 
-    def _assemble(self, patches_Pd: Tensor, media: MediaBatch) -> Tensor:
-        """Patches, item after item -> arrays ``[N, d / patch area, H, W]``, zero where padded."""
-        mask_Nrc = self._mask(media)
-        N, rows, cols = mask_Nrc.shape
-        if media.is_ragged(self.patch):
-            padded = patches_Pd.new_zeros(N, rows * cols, patches_Pd.shape[-1])
-            padded[mask_Nrc.flatten(1)] = patches_Pd
-        else:
-            padded = patches_Pd.view(N, rows * cols, -1)
-        return unpatchify(padded, (rows, cols), self.patch)
+    def _assemble(self, patches_Pd: Tensor, media: MediaBatch, mask_Nrc: Tensor | None) -> Tensor:
+        """Patches, item after item -> arrays ``[N, d / patch area, H, W]``, zero where the mask has none."""
+        N, _, H, W = media.arrays_NCHW.shape
+        grid = (H // self.patch[0], W // self.patch[1])
+        if mask_Nrc is None:
+            return unpatchify(patches_Pd.view(N, grid[0] * grid[1], -1), grid, self.patch)
+        padded = patches_Pd.new_zeros(N, grid[0] * grid[1], patches_Pd.shape[-1])
+        padded[mask_Nrc.flatten(1)] = patches_Pd
+        return unpatchify(padded, grid, self.patch)
 
     def _mask(self, media: MediaBatch) -> Tensor:
         H, W = media.arrays_NCHW.shape[2:]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sensorium.config import ModelConfig
 from sensorium.media.modality import get_modality
 from sensorium.model.flow import Noise, add_noise
+from sensorium.model.heads import PatchHead
 from sensorium.model.kv_cache import KVCache
 from sensorium.model.layers import Block, Linear, Mask, RMSNorm, linear, pick, rope_tables
 from sensorium.sequence.mask import flex_block_mask, group_documents
@@ -168,12 +169,9 @@ class Sensorium(nn.Module):
                     nn.init.normal_(module.bias, std=0.02 if ".stem.convolutions" in name else 0.0)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        heads: list[Any] = list(self.media_heads.values())
-        for head in heads:
-            refined = head.refiner[-1] if head.refiner is not None else None
-            for module in (head.out, refined, head.stem_source, head.gate):
-                if module is not None:
-                    nn.init.zeros_(module.weight)
+        for head in self.media_heads.values():
+            for module in head.zeros() if isinstance(head, PatchHead) else ():
+                nn.init.zeros_(module.weight)
 
 
 def _load_class(path: str) -> type:

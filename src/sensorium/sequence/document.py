@@ -26,12 +26,13 @@ class TextSegment:
 
 @dataclass(frozen=True)
 class MediaSegment:
-    """A medium ``[C, H, W]`` on a patch grid. ``noisy`` media are to be generated."""
+    """A medium ``[C, H, W]`` on a patch grid. ``noisy`` media are to be generated; ``is_frame``: it is of a video."""
 
     modality: str
     array: np.ndarray
     grid: Grid
     noisy: bool = False
+    is_frame: bool = False
 
 
 @dataclass(frozen=True)

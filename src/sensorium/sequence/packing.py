@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -17,6 +17,19 @@ from sensorium.sequence.tokenizer import Tokenizer
 
 
 @dataclass
+class Sources:
+    """What media that are generated may copy from, see ``source_of``.
+
+    Args:
+        arrays_NCHW: one beside each item, of the items' shape; zero without one.
+        is_there_N: bool.
+    """
+
+    arrays_NCHW: Tensor
+    is_there_N: Tensor
+
+
+@dataclass
 class MediaBatch:
     """All media of one modality in a batch, either the clean ones or the ones to be generated.
 
@@ -26,16 +39,14 @@ class MediaBatch:
         token_index_P: where each patch stands in the flattened ``[B*T]`` positions, item after item.
         seeds_N: int64, a number of each item's own: what is drawn for it at random depends on nothing else in the
             batch, and so not on the number of ranks and micro-batches.
-        sources_NCHW: beside each item to be generated its source, the last clean medium of its kind and size before it
-            in its document (zero without one); None where the model copies none. has_source_N: bool.
+        sources: of media to be generated; None where the model copies from none.
     """
 
     arrays_NCHW: Tensor
     grids_N2: Tensor
     token_index_P: Tensor
     seeds_N: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    sources_NCHW: Tensor | None = None
-    has_source_N: Tensor | None = None
+    sources: Sources | None = None
 
     def is_ragged(self, patch: tuple[int, int]) -> bool:
         """Whether items differ in size, so that padding has to be masked; told by shapes: no device is waited for."""
@@ -113,6 +124,8 @@ def map_arrays(value: Any, fn: Any, kind: type) -> Any:
         return fn(value)
     if isinstance(value, dict):
         return {key: map_arrays(item, fn, kind) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map_arrays(item, fn, kind) for item in value)
     if is_dataclass(value):
         own: Any = type(value)
         return own(**{f.name: map_arrays(getattr(value, f.name), fn, kind) for f in fields(value)})
@@ -218,28 +231,36 @@ def _seeds(documents: Sequence[Document], layouts: Sequence[Layout]) -> dict[int
     return seeds
 
 
-def _sources(layouts: Sequence[Layout]) -> dict[int, np.ndarray]:
-    """Position of a medium to be generated -> its source."""
-    sources = {}
-    for item in layouts:
-        seen: dict[tuple[str, Grid], np.ndarray] = {}
-        for at, segment in item.media:
-            kind = (segment.modality, segment.grid)
-            if not segment.noisy:
-                seen[kind] = segment.array
-            elif kind in seen:
-                sources[at] = seen[kind]
-    return sources
+def source_of(target: tuple[str, Grid], before: Iterable[MediaSegment]) -> np.ndarray | None:
+    """What a medium that is generated may copy from: the last clean one of its kind and size that stands before it.
+
+    Frames of a video are none: what follows them is said or drawn of all of them.
+    """
+    found = None
+    for segment in before:
+        if (segment.modality, segment.grid) == target and not (segment.noisy or segment.is_frame):
+            found = segment.array
+    return found
 
 
-def stack_sources(sources: Sequence[np.ndarray | None], arrays_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """``sources_NCHW`` and ``has_source_N`` beside the arrays of the same items, on the main memory's side."""
-    stacked = np.zeros(arrays_NCHW.shape, np.float32)
+def stack_sources(sources: Sequence[np.ndarray | None], shape: Sequence[int]) -> Sources:
+    """Sources beside items that are stacked in an array of a shape ``[N, C, H, W]``, in the main memory."""
+    stacked = np.zeros(shape, np.float32)
     for n, source in enumerate(sources):
         if source is not None:
             stacked[n, :, : source.shape[1], : source.shape[2]] = source
-    has_source = torch.tensor([source is not None for source in sources])
-    return torch.from_numpy(stacked), has_source
+    is_there_N = torch.tensor([source is not None for source in sources])
+    return Sources(torch.from_numpy(stacked), is_there_N)
+
+
+def _sources(layouts: Sequence[Layout]) -> dict[int, np.ndarray | None]:
+    """Position of a medium to be generated -> its source."""
+    return {
+        at: source_of((segment.modality, segment.grid), (earlier for _, earlier in item.media[:number]))
+        for item in layouts
+        for number, (at, segment) in enumerate(item.media)
+        if segment.noisy
+    }
 
 
 def _number(text: str) -> int:
@@ -258,7 +279,7 @@ def _media_batches(
     media: Sequence[tuple[int, MediaSegment]],
     config: ModelConfig,
     seeds: dict[int, int],
-    sources: dict[int, np.ndarray] | None = None,
+    sources: dict[int, np.ndarray | None] | None = None,
 ) -> dict[str, MediaBatch]:
     """Group media by modality, check each against its grid, and note where each patch stands."""
     out: dict[str, MediaBatch] = {}
@@ -287,8 +308,7 @@ def _media_batches(
             torch.tensor([seeds[at] for at, _ in items], dtype=torch.int64),
         )
         if modality.copies_source and sources is not None:
-            found = [sources.get(at) for at, _ in items]
-            out[name].sources_NCHW, out[name].has_source_N = stack_sources(found, out[name].arrays_NCHW)
+            out[name].sources = stack_sources([sources[at] for at, _ in items], arrays.shape)
     unknown = {segment.modality for _, segment in media} - set(config.modalities)
     if unknown:
         raise ValueError(
