@@ -221,6 +221,9 @@ class TrainConfig:
         warmup: share of the run with a rising learning rate.
         decay: share of the run, at its end, with a falling one.
         w_flow, w_align, z_loss: weights of the losses beside next-token cross-entropy (1).
+        text_average: what cross-entropy is the mean of: "token" counts every token alike, so that long texts have nearly
+            all of the gradient and answers of one word nearly none; "root" counts each of a document's n tokens
+            ``n ** -0.5`` (square averaging, arXiv 2412.05271); "document" counts every document alike.
         ema_decay: of the exponential moving average whose weights are saved for inference.
         save_every, sample_every, log_every: steps; 0 means only at the end.
         trackers: where metrics and samples go beside the run's own files (extra "track").
@@ -251,6 +254,7 @@ class TrainConfig:
     w_flow: float = 2.0
     w_align: float = 0.3
     z_loss: float = 1e-4
+    text_average: Literal["token", "root", "document"] = "token"
     ema_decay: float = 0.995
     seed: int = 0
     save_every: int = 200

@@ -35,10 +35,14 @@ class Loss(NamedTuple):
 Align = Callable[[Tensor, Tensor, Tensor, Tensor], Loss]
 
 
-def count_items(batch: Batch, config: ModelConfig) -> dict[str, float]:
+# How much each of n supervised tokens of a document counts: n to this power.
+TEXT_AVERAGES = {"token": 0.0, "root": -0.5, "document": -1.0}
+
+
+def count_items(batch: Batch, config: ModelConfig, text_average: str = "token") -> dict[str, float]:
     """The counts of ``compute_losses``, from the batch alone: they are added up over ranks before any backward."""
-    supervised = float((batch.labels_BT != IGNORE).sum())
-    counts = {"text": supervised, "z": supervised}
+    weights = _label_weights(batch, text_average)
+    counts = {"text": float(weights.sum()), "z": float(len(weights))}
     for name, modality in config.modalities.items():
         patches = float(batch.targets[name].num_patches_N.sum()) if name in batch.targets else 0.0
         counts[f"flow_{name}"] = patches * modality.patch_dim
@@ -56,6 +60,13 @@ def count_by_document(batch: Batch, config: ModelConfig) -> dict[str, Tensor]:
     return counts
 
 
+def _label_weights(batch: Batch, text_average: str) -> Tensor:
+    """What each supervised position counts."""
+    document = batch.doc_id_BT[batch.labels_BT != IGNORE]
+    num = _by_document(torch.ones_like(document, dtype=torch.float32), document, batch)
+    return num[document] ** TEXT_AVERAGES[text_average]
+
+
 def _by_document(values: Tensor, document: Tensor, batch: Batch) -> Tensor:
     """Sums of values by the document that each belongs to."""
     return values.new_zeros(len(batch.sample_ids)).index_add(0, document, values)
@@ -67,10 +78,12 @@ def _documents_of(media: MediaBatch, batch: Batch) -> Tensor:
     return batch.doc_id_BT.flatten()[media.token_index_P[first_N]]
 
 
-def text_loss(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Loss, Loss]:
+def text_loss(
+    model: Sensorium, hidden_BTD: Tensor, batch: Batch, text_average: str = "token"
+) -> tuple[Loss, Loss]:
     """Next-token cross-entropy, and the z-loss ``log(Z)^2`` against drifting logits (arXiv 2204.02311).
 
-    Only supervised positions reach the vocabulary projection.
+    Only supervised positions reach the vocabulary projection. ``parts`` are sums over tokens, whatever each counts.
     """
     supervised_BT = batch.labels_BT != IGNORE
     labels = batch.labels_BT[supervised_BT]
@@ -78,9 +91,9 @@ def text_loss(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Loss,
     log_z = torch.logsumexp(logits, dim=-1)
     picked = logits.gather(1, labels[:, None])[:, 0]
     count = torch.tensor(float(len(labels)), device=hidden_BTD.device)
-    losses = log_z - picked
+    losses, weights = log_z - picked, _label_weights(batch, text_average)
     parts = _by_document(losses.detach(), batch.doc_id_BT[supervised_BT], batch)
-    return Loss(losses.sum(), count, parts), Loss(log_z.square().sum(), count)
+    return Loss((weights * losses).sum(), weights.sum(), parts), Loss(log_z.square().sum(), count)
 
 
 def flow_loss(
@@ -158,7 +171,11 @@ def align_loss(
 
 
 def compute_losses(
-    model: Sensorium, batch: Batch, noise: dict[str, Noise], align: Align | None = None
+    model: Sensorium,
+    batch: Batch,
+    noise: dict[str, Noise],
+    align: Align | None = None,
+    text_average: str = "token",
 ) -> dict[str, Loss]:
     """One forward pass and all its losses: ``text``, ``z``, ``align`` and ``flow_<modality>``.
 
@@ -166,11 +183,12 @@ def compute_losses(
 
     Args:
         align: the alignment loss where pairs of other batches take part in it.
+        text_average: see ``TrainConfig``.
     """
     hidden_BTD = model(batch, noise, batch.read_R)
     config = model.config
     losses: dict[str, Loss] = {}
-    text, losses["z"] = text_loss(model, hidden_BTD, batch)
+    text, losses["z"] = text_loss(model, hidden_BTD, batch, text_average)
     losses["text"] = text._replace(sum=text.sum + touch_unused(model, batch))
     flat_hidden = hidden_BTD.flatten(0, 1)
     for name, modality in config.modalities.items():

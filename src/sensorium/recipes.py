@@ -235,6 +235,7 @@ def starter() -> RunConfig:
             base.train,
             num_steps=9_700,
             max_train_s=0.0,
+            text_average="root",
             warmup=0.02,
             ema_decay=0.999,
             save_every=100,

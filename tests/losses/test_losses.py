@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sensorium.config import TrainConfig
-from sensorium.losses import align_loss, compute_losses, flow_loss, text_loss
+from sensorium.losses import align_loss, compute_losses, count_items, flow_loss, text_loss
 from sensorium.model.flow import MIN_ONE_MINUS_T, Noise, add_noise, draw_noise, to_clean, velocity
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.document import Document
@@ -33,6 +33,21 @@ def test_text_loss_is_cross_entropy_over_supervised_positions() -> None:
     log_z = logits.logsumexp(-1)[batch.labels_BT.flatten() != -100]
     torch.testing.assert_close(z.sum / z.count, log_z.square().mean())
     assert loss.count == z.count == (batch.labels_BT != -100).sum()
+
+
+@pytest.mark.parametrize(("text_average", "power"), [("token", 0.0), ("root", 0.5), ("document", 1.0)])
+def test_how_much_a_token_counts_in_a_document(text_average: str, power: float) -> None:
+    model = random_model(small_config())
+    long, short = (Document([text(words), text(words, supervised=True)]) for words in ("0123456789", "a"))
+    batch = pack_documents([long, short, long], model.config, row_length=24)
+    loss, z = text_loss(model, model(batch), batch, text_average)
+    assert loss.parts is not None
+    of_long, of_short, _ = loss.parts
+    expected = 2 * of_long / 10**power + of_short
+    torch.testing.assert_close(loss.sum, expected)
+    assert float(loss.count) == pytest.approx(2 * 10 ** (1 - power) + 1)
+    assert count_items(batch, model.config, text_average)["text"] == pytest.approx(float(loss.count))
+    assert z.count == 21
 
 
 def test_text_loss_of_nothing_supervised_is_zero_of_zero() -> None:
@@ -216,7 +231,8 @@ def test_flow_loss_of_a_model_is_that_of_its_prediction(target: str) -> None:
         assert float(losses[f"flow_{name}"].count) == count
 
 
-def test_gradients_do_not_depend_on_micro_batches() -> None:
+@pytest.mark.parametrize("text_average", ["token", "root"])
+def test_gradients_do_not_depend_on_micro_batches(text_average: str) -> None:
     """Sums over global counts: one batch, or two of unequal size, give the same gradient (pairs apart)."""
     model = random_model(small_config())
     every = documents()
@@ -225,7 +241,9 @@ def test_gradients_do_not_depend_on_micro_batches() -> None:
     def gradients(parts: list[list[Document]]) -> list[torch.Tensor]:
         model.zero_grad()
         batches = [pack_documents(part, model.config, row_length=80) for part in parts]
-        losses = [compute_losses(model, b, noise_for(b, model.config)) for b in batches]
+        losses = [
+            compute_losses(model, b, noise_for(b, model.config), text_average=text_average) for b in batches
+        ]
         counts = {name: sum(loss[name].count for loss in losses) for name in names}
         for loss in losses:
             sum(loss[name].sum / counts[name] for name in names).backward()  # type: ignore[union-attr]

@@ -45,7 +45,7 @@ def share_facts(
         amounts: more to add up over ranks, which all give the same names.
     """
     amounts = amounts or {}
-    own = [count_items(batch, config.model) for batch in batches]
+    own = [count_items(batch, config.model, config.train.text_average) for batch in batches]
     shared = ranks.share(
         tokens=sum(batch.num_tokens for batch in batches),
         samples=sum(batch.num_visits - len(batch.bad) - len(batch.over_budget) for batch in batches),
@@ -113,7 +113,8 @@ def step_losses(
     for number in range(len(batches)):
         with autocast():
             batch, levels = inputs(number)
-            losses = compute_losses(model, batch, levels, contrast.align(number))
+            align = contrast.align(number)
+            losses = compute_losses(model, batch, levels, align, config.train.text_average)
         yield {name: losses[name]._replace(count=counts[n]) for n, name in enumerate(names)}
 
 
