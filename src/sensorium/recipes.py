@@ -189,17 +189,33 @@ _STARTER_WEIGHTS = {
     "fluent-animated": 2,
     "brain": 2,
 }
-# Collections that name things loosely, and glosses: broad, but not what the model should end on. Synthetic voices stay:
-# they are most of what it hears in English.
-_STARTER_BROAD_ONLY = ("openclipart", "scratch-pictures", "gcompris", "wordnet")
+# The second stage: the two largest collections of pictures, drawn and named, and questions; of the rest enough not to
+# forget it.
+_STARTER_CLEAN_WEIGHTS = {
+    "noto": 50,
+    "fluent": 50,
+    "tuxpaint": 3,
+    "easy-vqa": 40,
+    "edits": 10,
+    "scratch": 2,
+    "sonic-pi": 1,
+    "wesnoth": 1.5,
+    "tuxpaint-sounds": 0.5,
+    "brain": 2,
+    "fluent-animated": 2,
+    "synthetic-speech": 4,
+    "asterisk-en": 3,
+    "asterisk-fr": 0.5,
+    "tuxpaint-speech": 0.5,
+}
+_STARTER_CLEAN_TEMPLATES = {"pair": 3.0, "embed": 1.0, "caption": 0.3, "translate": 0.3}
 
 
-def _starter_sources(*, clean: bool) -> tuple[SourceConfig, ...]:
+def _starter_sources(weights: dict[str, float], **templates: dict[str, float]) -> tuple[SourceConfig, ...]:
     named = {source.path.rpartition("/")[2]: source for source in FULL_SOURCES}
     return tuple(
-        dataclasses.replace(named[name], weight=weight)
-        for name, weight in _STARTER_WEIGHTS.items()
-        if not (clean and name in _STARTER_BROAD_ONLY)
+        dataclasses.replace(named[name], weight=weight, templates=templates.get(name, named[name].templates))
+        for name, weight in weights.items()
     )
 
 
@@ -223,9 +239,11 @@ def starter() -> RunConfig:
             },
         ),
         data=DataConfig(
-            sources=_starter_sources(clean=False),
-            clean_sources=_starter_sources(clean=True),
-            clean_from=8_000,
+            sources=_starter_sources(_STARTER_WEIGHTS),
+            clean_sources=_starter_sources(
+                _STARTER_CLEAN_WEIGHTS, noto=_STARTER_CLEAN_TEMPLATES, fluent=_STARTER_CLEAN_TEMPLATES
+            ),
+            clean_from=6_850,
             row_length=256,
             samples_per_step=192,
             augment=0.8,
@@ -233,7 +251,7 @@ def starter() -> RunConfig:
         ),
         train=dataclasses.replace(
             base.train,
-            num_steps=9_700,
+            num_steps=8_800,
             max_train_s=0.0,
             text_average="root",
             warmup=0.02,
