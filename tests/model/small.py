@@ -65,7 +65,9 @@ def random_model(config: ModelConfig, seed: int = 0) -> Sensorium:
         model = Sensorium(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        # What copies a source comes last, so that the rest is the same with and without it.
+        named = sorted(model.named_parameters(), key=lambda item: "gate." in item[0] or "source" in item[0])
+        for name, parameter in named:
             noise = torch.randn(parameter.shape, generator=generator)
             if name == "embed_tokens.weight":
                 parameter.copy_(noise)
