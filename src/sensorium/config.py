@@ -33,8 +33,8 @@ class ModalityConfig:
         noise_mu: centre of ``t = sigmoid(N(mu, 0.8))``, the noise level in training (0 noise, 1 signal).
         noise_scale: s in ``z = t x + (1 - t) s e``.
         copies_source: a medium that is generated behind one of its kind and size (its source: a picture that is being
-            edited; an earlier sound of the same length) sees the source's patch beside its own noisy one (as arXiv 2211.09800 does), and copies from it
-            pixel by pixel where it sees fit (as the attention masks of arXiv 1807.09251).
+            edited, an earlier sound of the same length) sees the source's patch beside its own noisy one (as in arXiv
+            2211.09800), and copies from it pixel by pixel where it sees fit (as the attention masks of arXiv 1807.09251).
     """
 
     channels: int

@@ -40,7 +40,7 @@ def media(model: Sensorium, name: str) -> MediaBatch:
     config = model.config.modalities[name]
     num_tokens = config.max_grid[0] * config.max_grid[1]
     arrays = torch.zeros(1, config.channels, *config.max_size)
-    sources = stack_sources([arrays[0].numpy()], arrays.shape) if config.copies_source else None
+    sources = stack_sources([arrays[0]], arrays) if config.copies_source else None
     return MediaBatch(arrays, torch.tensor([config.max_grid]), torch.arange(num_tokens), sources=sources)
 
 

@@ -168,6 +168,18 @@ def test_what_is_copied_is_the_picture_that_the_user_names() -> None:
         )
 
 
+@torch.no_grad()
+def test_a_picture_to_move_away_from_is_not_copied() -> None:
+    model = random_model(CONFIG)
+    torch.nn.init.constant_(model.media_heads["image"].gate.bias, 100.0)  # type: ignore[union-attr, arg-type]
+    options = MediaOptions(
+        num_steps=2, guidance_scale=3.0, guidance_interval=(0, 1), grid=(2, 3), seed=3, strength=1.0
+    )
+    request = Request(prompt=[A, text("x")], output="image", media=options, without_words=[A, B])
+    (answer,) = Engine(model, byte_tokenizer()).generate([request])
+    torch.testing.assert_close(answer.parts[0].array, torch.from_numpy(A.array), atol=1e-3, rtol=1e-3)
+
+
 def test_every_weight_has_a_gradient_whether_or_not_there_is_a_source() -> None:
     from sensorium.losses import compute_losses
 

@@ -10,6 +10,7 @@ from sensorium.config import ModalityConfig
 from sensorium.generate.requests import MediaOptions
 from sensorium.generate.sampling import walk
 from sensorium.generate.sequences import TokenSequence
+from sensorium.sequence.packing import source_of
 
 
 class Drawing:
@@ -20,7 +21,8 @@ class Drawing:
     Args:
         branches: "full" (the prompt), "words" (without its words), "none" (without its media too).
         options: steps, solver, guidance and strength. generator: of the noise.
-        source: array ``[C, H, W]`` to start from at ``options.strength``, and to keep outside ``mask``.
+        source: array ``[C, H, W]`` to start from at ``options.strength``, and to keep outside ``mask``. Where the model
+            copies from sources it is that of all branches with media; without it, the prompt's last one of its size is.
         mask: bool ``[H, W]``, True where it is drawn; elsewhere the signal follows the source's own straight
             path from the same noise, and ends as the source (as RePaint, arXiv 2201.09865, without resampling).
     """
@@ -39,7 +41,6 @@ class Drawing:
         device: torch.device | str = "cpu",
     ) -> None:
         self.modality, self.grid, self.options, self.branches = modality, grid, options, branches
-        self.source = None if source is None else source.cpu().numpy()
         shape = (config.channels, grid[0] * config.patch[0], grid[1] * config.patch[1])
         noise = torch.randn(shape, generator=generator).to(device)
         noise = config.noise_scale * noise
@@ -56,6 +57,17 @@ class Drawing:
             if where is None or source is None:
                 return z
             return torch.where(where, z, t * source + (1 - t) * noise)
+
+        self.sources: dict[str, Tensor | None] = dict.fromkeys(branches)
+        if config.copies_source:
+            behind = {
+                name: source_of((modality, grid), (placed.segment for placed in sequence.media))
+                for name, sequence in branches.items()
+            }
+            if behind["full"] is not None:
+                copied = behind["full"].to(device) if source is None else source
+                # A branch without media is asked what comes of the words alone.
+                self.sources = {name: None if found is None else copied for name, found in behind.items()}
 
         share = 1.0 if source is None else options.strength
         num_steps = max(1, math.ceil(options.num_steps * share - 1e-9))  # 10 x 0.7 is a little over 7

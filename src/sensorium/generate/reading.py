@@ -16,7 +16,7 @@ from sensorium.model.flow import to_clean, velocity
 from sensorium.model.kv_cache import KVCache
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.document import block_offsets
-from sensorium.sequence.packing import MediaBatch, Sources, map_arrays, source_of, stack_sources
+from sensorium.sequence.packing import MediaBatch, stack_sources
 
 
 class Runtime(Protocol):
@@ -82,8 +82,9 @@ class Reader:
         media = blank_media(grids, modality_config.channels, modality_config.patch, self.device)
         for n, drawing in enumerate(drawings):
             media.arrays_NCHW[n, :, : drawing.z.shape[1], : drawing.z.shape[2]] = drawing.z
-        if modality_config.copies_source:
-            media.sources = self._sources(modality, items, media.arrays_NCHW.shape)
+        sources = [drawing.sources[branch] for drawing, branch in items]
+        if any(source is not None for source in sources):
+            media.sources = stack_sources(sources, media.arrays_NCHW)
         t_N = torch.tensor([drawing.t for drawing in drawings], device=self.device)
         num_new = [h * w for h, w in grids]
         B, T = len(items), max(num_new)
@@ -108,19 +109,6 @@ class Reader:
         v_NCHW = velocity(clean, media.arrays_NCHW, t_N)
         for n, (drawing, branch) in enumerate(items):
             drawing.take(branch, v_NCHW[n, :, : drawing.z.shape[1], : drawing.z.shape[2]])
-
-    def _sources(
-        self, modality: str, items: Sequence[tuple[Drawing, str]], shape: Sequence[int]
-    ) -> Sources | None:
-        """What each drawing may copy from behind its branch: the picture that the user names, or the last one."""
-        found = []
-        for drawing, branch in items:
-            before = (placed.segment for placed in drawing.branches[branch].media)
-            source = source_of((modality, drawing.grid), before)
-            found.append(drawing.source if source is not None and drawing.source is not None else source)
-        if all(source is None for source in found):
-            return None
-        return map_arrays(stack_sources(found, shape), lambda t: t.to(self.device), Tensor)
 
     def _mask(self, block_BT: Tensor, counts: Sequence[int]) -> Tensor | None:
         """Who sees whom in a step: everything read before, and of the new positions what the one mask allows."""

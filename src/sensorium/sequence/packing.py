@@ -231,7 +231,7 @@ def _seeds(documents: Sequence[Document], layouts: Sequence[Layout]) -> dict[int
     return seeds
 
 
-def source_of(target: tuple[str, Grid], before: Iterable[MediaSegment]) -> np.ndarray | None:
+def source_of(target: tuple[str, Grid], before: Iterable[MediaSegment]) -> Tensor | None:
     """What a medium that is generated may copy from: the last clean one of its kind and size that stands before it.
 
     Frames of a video are none: what follows them is said or drawn of all of them.
@@ -240,20 +240,20 @@ def source_of(target: tuple[str, Grid], before: Iterable[MediaSegment]) -> np.nd
     for segment in before:
         if (segment.modality, segment.grid) == target and not (segment.noisy or segment.is_frame):
             found = segment.array
-    return found
+    return None if found is None else torch.from_numpy(found)
 
 
-def stack_sources(sources: Sequence[np.ndarray | None], shape: Sequence[int]) -> Sources:
-    """Sources beside items that are stacked in an array of a shape ``[N, C, H, W]``, in the main memory."""
-    stacked = np.zeros(shape, np.float32)
+def stack_sources(sources: Sequence[Tensor | None], arrays_NCHW: Tensor) -> Sources:
+    """Sources of items, beside the items' own arrays."""
+    stacked = torch.zeros_like(arrays_NCHW)
     for n, source in enumerate(sources):
         if source is not None:
             stacked[n, :, : source.shape[1], : source.shape[2]] = source
-    is_there_N = torch.tensor([source is not None for source in sources])
-    return Sources(torch.from_numpy(stacked), is_there_N)
+    is_there_N = torch.tensor([source is not None for source in sources], device=stacked.device)
+    return Sources(stacked, is_there_N)
 
 
-def _sources(layouts: Sequence[Layout]) -> dict[int, np.ndarray | None]:
+def _sources(layouts: Sequence[Layout]) -> dict[int, Tensor | None]:
     """Position of a medium to be generated -> its source."""
     return {
         at: source_of((segment.modality, segment.grid), (earlier for _, earlier in item.media[:number]))
@@ -279,7 +279,7 @@ def _media_batches(
     media: Sequence[tuple[int, MediaSegment]],
     config: ModelConfig,
     seeds: dict[int, int],
-    sources: dict[int, np.ndarray | None] | None = None,
+    sources: dict[int, Tensor | None] | None = None,
 ) -> dict[str, MediaBatch]:
     """Group media by modality, check each against its grid, and note where each patch stands."""
     out: dict[str, MediaBatch] = {}
@@ -308,7 +308,7 @@ def _media_batches(
             torch.tensor([seeds[at] for at, _ in items], dtype=torch.int64),
         )
         if modality.copies_source and sources is not None:
-            out[name].sources = stack_sources([sources[at] for at, _ in items], arrays.shape)
+            out[name].sources = stack_sources([sources[at] for at, _ in items], out[name].arrays_NCHW)
     unknown = {segment.modality for _, segment in media} - set(config.modalities)
     if unknown:
         raise ValueError(
