@@ -30,7 +30,7 @@ class ModalityConfig:
         num_encoder_layers: bidirectional blocks of its own before the trunk.
         stem: "conv" (early convolutions, whose stride product is the patch) or "linear" (one projection).
         refiner: a zero-initialised 3x3 convolution after un-patchifying removes seams between patches.
-        noise_mu: centre of ``t = sigmoid(N(mu, 0.8))``, the noise level in training (0 noise, 1 signal).
+        noise_mu, noise_std: centre and width of ``t = sigmoid(N(mu, std))``, the noise level in training (0 noise, 1 signal).
         noise_scale: s in ``z = t x + (1 - t) s e``.
         copies_source: a medium that is generated behind one of its kind and size (its source: a picture that is being
             edited, an earlier sound of the same length) sees the source's patch beside its own noisy one (as in arXiv
@@ -45,6 +45,7 @@ class ModalityConfig:
     stem: Literal["conv", "linear"] = "conv"
     refiner: bool = True
     noise_mu: float = -0.8
+    noise_std: float = 0.8
     noise_scale: float = 1.0
     copies_source: bool = False
 

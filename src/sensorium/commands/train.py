@@ -74,6 +74,10 @@ class RunOptions:
     """Folder of the run."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run in that folder."""
+    warm_start: Annotated[
+        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: from nothing)")
+    ] = None
+    """Start from the weights of this model, of the recipe's shape or half as wide; the latter is grown."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show parameters, FLOPs and memory, take two steps on the largest batch, and keep nothing."""
     data: Annotated[
@@ -141,16 +145,16 @@ def main(arguments: Sequence[str]) -> int:
 
     if chosen.resume or (was_restarted() and last_checkpoint(chosen.out)):
         config = _reconcile(config, _saved_config(chosen.out), chosen.out, _given_keys(words))
-    return _run(config, chosen.out, resume=chosen.resume)
+    return _run(config, chosen.out, resume=chosen.resume, start=chosen.warm_start)
 
 
-def _run(config: RunConfig, out: Path, *, resume: bool) -> int:
+def _run(config: RunConfig, out: Path, *, resume: bool, start: Path | None) -> int:
     from sensorium.commands.samples import write_samples
     from sensorium.train.checkpoint import last_checkpoint
     from sensorium.train.launch import stop_ranks
     from sensorium.train.trainer import Trainer
 
-    trainer = Trainer(config, out, resume=resume, sampler=write_samples)
+    trainer = Trainer(config, out, resume=resume, sampler=write_samples, start=start)
     say = print if trainer.ranks.is_main else _say_nothing
     if trainer.is_done:
         train = config.train

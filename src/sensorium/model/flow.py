@@ -30,7 +30,7 @@ class Noise:
 
 
 def draw_noise(batch: Batch, config: ModelConfig, generator: torch.Generator) -> dict[str, Noise]:
-    """Levels ``t = sigmoid(N(mu, 0.8))`` and noise for every target of a batch.
+    """Levels ``t = sigmoid(N(mu, std))`` and noise for every target of a batch.
 
     Each item's are drawn from the generator's next number and the item's own seed: they are the same however a step's
     samples are spread over batches and ranks.
@@ -44,7 +44,7 @@ def draw_noise(batch: Batch, config: ModelConfig, generator: torch.Generator) ->
         grids = media.grids_N2.tolist()
         for n, ((rows, cols), seed) in enumerate(zip(grids, media.seeds_N.tolist(), strict=True)):
             own.manual_seed(base ^ seed)
-            t_N[n] = torch.sigmoid(modality.noise_mu + 0.8 * torch.randn((), generator=own))
+            t_N[n] = torch.sigmoid(modality.noise_mu + modality.noise_std * torch.randn((), generator=own))
             height, width = rows * modality.patch[0], cols * modality.patch[1]
             shape = (modality.channels, height, width)
             e_NCHW[n, :, :height, :width] = torch.randn(shape, generator=own)

@@ -26,6 +26,7 @@ from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint, tidy
 from sensorium.train.evaluate import averaged_weights, evaluate, validation_loader
 from sensorium.train.failures import memory_explained, write_report
+from sensorium.train.growth import widen
 from sensorium.train.launch import start_ranks, was_restarted
 from sensorium.train.metrics import MetricsLog, Progress, plot_losses, write_csv
 from sensorium.train.optimizer import EMA, MuonAdamW, is_muon, learning_rate, tune_allocator
@@ -46,8 +47,9 @@ class Trainer:
         run: folder of the run; with several machines one that all of them see.
         resume: continue from the last checkpoint in ``run``.
         sampler: called on the schedule of ``sample_every`` with a folder for its output.
-        start: folder of a model of this shape, whose weights and tokenizer the run starts from instead of from nothing;
-            where losses on held-out data are asked for, its own is the first, and it is the best until one is lower.
+        start: folder of a model of this shape, or half as wide (``growth.widen``), whose weights and tokenizer the run
+            starts from instead of from nothing; where losses on held-out data are asked for, its own is the first, and
+            it is the best until one is lower.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class Trainer:
         self.tokenizer = Tokenizer.load(start / TOKENIZER_FILE if start else config.tokenizer)
         self.model = Sensorium(config.model)
         if start and not found:
-            load_weights(self.model, read_tensors(start / WEIGHTS_FILE), str(start / WEIGHTS_FILE))
+            shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+            tensors = widen(read_tensors(start / WEIGHTS_FILE), shapes, config.train.seed)
+            load_weights(self.model, tensors, str(start / WEIGHTS_FILE))
         prepare_model(self.model, config.train, self.ranks)
         self.shards = Shards(self.model, self.ranks, lambda name, p: is_muon(name, p, config.train))
         self.optimizer = MuonAdamW(self.shards, config.train)

@@ -1,0 +1,106 @@
+"""A model grown to twice its width computes the same, and then learns with all of it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from sensorium.config import ModelConfig
+from sensorium.losses import compute_losses
+from sensorium.model.sensorium import Sensorium
+from sensorium.pretrained import load_model, load_weights
+from sensorium.sequence.packing import Batch
+from sensorium.train.growth import widen
+from sensorium.train.step import total_loss
+from sensorium.train.trainer import Trainer
+from tests.model.small import documents, noise_for, pack_documents, random_model, small_config
+from tests.train.run import small_run, write_data
+
+
+def doubled(config: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(
+        config,
+        dim=2 * config.dim,
+        num_heads=2 * config.num_heads,
+        num_kv_heads=2 * config.num_kv_heads,
+        mlp_dim=2 * config.mlp_dim,
+    )
+
+
+def grown(narrow: Sensorium, config: ModelConfig) -> Sensorium:
+    wide = Sensorium(config).eval()
+    shapes = {name: tensor.shape for name, tensor in wide.state_dict().items()}
+    load_weights(wide, widen(narrow.state_dict(), shapes), "the narrow model")
+    return wide
+
+
+def losses(model: Sensorium, batch: Batch) -> dict[str, torch.Tensor]:
+    return {
+        name: loss.sum / loss.count
+        for name, loss in compute_losses(model, batch, noise_for(batch, model.config)).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"stem": "linear", "tie_embeddings": False, "experts": "ffn"}, {"qk_norm": False}]
+)
+def test_a_grown_model_computes_the_same(changes: dict[str, object]) -> None:
+    narrow = random_model(small_config(**changes))  # type: ignore[arg-type]
+    wide = grown(narrow, doubled(narrow.config))
+    batch = pack_documents(documents(), narrow.config, row_length=80)
+    before, after = losses(narrow, batch), losses(wide, batch)
+    assert sum(p.numel() for p in wide.parameters()) > 2 * sum(p.numel() for p in narrow.parameters())
+    for name, loss in before.items():
+        torch.testing.assert_close(after[name], loss, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_same_width_is_left_as_it_is() -> None:
+    model = random_model(small_config())
+    same = widen(model.state_dict(), {name: tensor.shape for name, tensor in model.state_dict().items()})
+    assert all(torch.equal(same[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_halves_part() -> None:
+    """Copies with equal gradients would stay copies, and a wide model would be a narrow one."""
+    narrow = random_model(small_config(experts="ffn"))
+    wide = grown(narrow, doubled(narrow.config)).train()
+    batch = pack_documents(documents(), narrow.config, row_length=80)
+    total_loss(compute_losses(wide, batch, noise_for(batch, wide.config)), small_run(Path()).train)[
+        0
+    ].backward()
+    gradients = {name: p.grad for name, p in wide.named_parameters() if p.grad is not None}
+    # What writes to the two halves of the stream, and what each copy of a head and of a hidden unit is made by.
+    for name in (
+        "layers.0.self_attn.q_proj.weight",
+        "layers.0.self_attn.o_proj.weight",
+        "layers.1.mlp.up_proj.weight",
+        "layers.1.noisy_mlp.down_proj.weight",
+        "encoders.image.stem.projection.weight",
+    ):
+        one, other = gradients[name].chunk(2, dim=0)
+        assert (one - other).norm() > 0.1 * one.norm(), name
+
+
+def test_wider_heads_are_not_grown() -> None:
+    """Other angles and another temperature: the same weights would attend elsewhere."""
+    narrow = random_model(small_config())
+    config = dataclasses.replace(narrow.config, dim=64, head_dim=24, mlp_dim=96)
+    with pytest.raises(ValueError, match="head_dim"):
+        grown(narrow, config)
+
+
+def test_a_run_starts_from_a_narrow_model(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    config = small_run(tmp_path, num_steps=2)
+    narrow = Trainer(config, tmp_path / "narrow").train()
+    wide = Trainer(dataclasses.replace(config, model=doubled(config.model)), tmp_path / "wide", start=narrow)
+    model, _, _ = load_model(narrow)
+    batch = pack_documents(documents()[:1], small_config(), row_length=80)
+    torch.testing.assert_close(
+        wide.model(batch)[batch.labels_BT >= 0].chunk(2, dim=-1)[0] * 2,
+        model(batch)[batch.labels_BT >= 0],
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    assert wide.train().name == "step-000002"
