@@ -222,8 +222,8 @@ def _starter_sources(weights: dict[str, float], **templates: dict[str, float]) -
 def starter() -> RunConfig:
     """32 px pictures that can be edited, sounds of five seconds, the full starter data in two stages.
 
-    For hours of a few cores: there the samples seen count for more than parameters, and a second feed-forward costs no
-    time (EXPERIMENTS.md, section 18).
+    For hours of a few cores. The model that ships was not trained by it from nothing at this width, but grown from one
+    half as wide (EXPERIMENTS.md, section 21). A second feed-forward costs no time (section 18).
     """
     base = nano()
     image, audio = base.model.modalities["image"], base.model.modalities["audio"]

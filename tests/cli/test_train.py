@@ -181,3 +181,19 @@ def test_interrupted_quietly_and_resumed_with_another_budget(
     assert done.returncode == 0, done.stderr
     assert (run / f"step-{steps + 1:06d}").is_dir()
     assert [int(line["step"]) for line in split_metrics(run)] == list(range(1, steps + 2))
+
+
+def test_a_run_starts_from_a_narrower_one(trained: Trained, here: Run) -> None:
+    wide = ("--model.dim", "64", "--model.mlp-dim", "128", "--train.num-steps", "2", "--train.save-every", "1")
+    start = ("--warm-start", str(trained[0]))
+    done = here("train", "nano", "--out", "wide", *TINY, *start, *wide)
+    assert done.returncode == 0, done.stderr
+    assert "64 wide" in done.stdout
+    assert f"from {trained[0] / 'step-000006'}" in done.stdout
+    assert here("train", "--resume", "--out", "wide", "--train.num-steps", "3").returncode == 0
+    assert_mistake(here("train", "nano", "--out", "other", "--warm-start", "none"), "no model folder at none")
+    assert_mistake(
+        here("train", "nano", "--out", "other", *TINY, *start, "--model.dim", "96"), "model.dim is 32"
+    )
+    assert_mistake(here("train", "--resume", "--out", "wide", *start), "leave --warm-start out")
+    assert_mistake(here("train", "nano", "--dry-run", *start), "leave --warm-start out")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,27 +12,20 @@ from sensorium.losses import compute_losses
 from sensorium.model.sensorium import Sensorium
 from sensorium.pretrained import load_model, load_weights
 from sensorium.sequence.packing import Batch
-from sensorium.train.growth import widen
+from sensorium.train.growth import WIDTHS, widen
 from sensorium.train.step import total_loss
 from sensorium.train.trainer import Trainer
 from tests.model.small import documents, noise_for, pack_documents, random_model, small_config
 from tests.train.run import small_run, write_data
 
 
-def doubled(config: ModelConfig) -> ModelConfig:
-    return dataclasses.replace(
-        config,
-        dim=2 * config.dim,
-        num_heads=2 * config.num_heads,
-        num_kv_heads=2 * config.num_kv_heads,
-        mlp_dim=2 * config.mlp_dim,
-    )
+def doubled(config: ModelConfig, *keys: str) -> ModelConfig:
+    return dataclasses.replace(config, **{key: 2 * getattr(config, key) for key in keys or WIDTHS})
 
 
 def grown(narrow: Sensorium, config: ModelConfig) -> Sensorium:
     wide = Sensorium(config).eval()
-    shapes = {name: tensor.shape for name, tensor in wide.state_dict().items()}
-    load_weights(wide, widen(narrow.state_dict(), shapes), "the narrow model")
+    load_weights(wide, widen(narrow, config, "the narrow model"), "the narrow model")
     return wide
 
 
@@ -45,19 +39,22 @@ def losses(model: Sensorium, batch: Batch) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "changes", [{}, {"stem": "linear", "tie_embeddings": False, "experts": "ffn"}, {"qk_norm": False}]
 )
-def test_a_grown_model_computes_the_same(changes: dict[str, object]) -> None:
-    narrow = random_model(small_config(**changes))  # type: ignore[arg-type]
-    wide = grown(narrow, doubled(narrow.config))
+@pytest.mark.parametrize(
+    "widths", [WIDTHS, ("dim",), ("mlp_dim",), ("latent_dim",), ("num_heads", "num_kv_heads")]
+)
+def test_a_grown_model_computes_the_same(changes: dict[str, Any], widths: tuple[str, ...]) -> None:
+    narrow = random_model(small_config(**changes))
+    wide = grown(narrow, doubled(narrow.config, *widths))
     batch = pack_documents(documents(), narrow.config, row_length=80)
     before, after = losses(narrow, batch), losses(wide, batch)
-    assert sum(p.numel() for p in wide.parameters()) > 2 * sum(p.numel() for p in narrow.parameters())
+    assert sum(p.numel() for p in wide.parameters()) > sum(p.numel() for p in narrow.parameters())
     for name, loss in before.items():
         torch.testing.assert_close(after[name], loss, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_the_same_width_is_left_as_it_is() -> None:
     model = random_model(small_config())
-    same = widen(model.state_dict(), {name: tensor.shape for name, tensor in model.state_dict().items()})
+    same = widen(model, model.config, "the model")
     assert all(torch.equal(same[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -82,12 +79,20 @@ def test_the_halves_part() -> None:
         assert (one - other).norm() > 0.1 * one.norm(), name
 
 
-def test_wider_heads_are_not_grown() -> None:
-    """Other angles and another temperature: the same weights would attend elsewhere."""
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dim": 96}, "model.dim is 32"),
+        ({"num_heads": 8}, "double both or neither"),  # other heads would share a key
+        ({"head_dim": 24}, "q_proj"),  # other angles and another temperature
+        ({"vocab_size": 1040}, "embed_tokens"),  # every word twice
+        ({"num_layers": 3}, "layers.2"),
+    ],
+)
+def test_what_would_not_be_the_same_is_refused(changes: dict[str, Any], words: str) -> None:
     narrow = random_model(small_config())
-    config = dataclasses.replace(narrow.config, dim=64, head_dim=24, mlp_dim=96)
-    with pytest.raises(ValueError, match="head_dim"):
-        grown(narrow, config)
+    with pytest.raises(ValueError, match=words):
+        grown(narrow, dataclasses.replace(doubled(narrow.config, "mlp_dim"), **changes))
 
 
 def test_a_run_starts_from_a_narrow_model(tmp_path: Path) -> None:

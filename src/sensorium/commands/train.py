@@ -75,9 +75,10 @@ class RunOptions:
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run in that folder."""
     warm_start: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: from nothing)")
+        str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: from nothing)")
     ] = None
-    """Start from the weights of this model, of the recipe's shape or half as wide; the latter is grown."""
+    """Start from the weights and the tokenizer of a model (a model or run folder, or starter) of the recipe's shape, or
+    of one half as wide, which is grown."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show parameters, FLOPs and memory, take two steps on the largest batch, and keep nothing."""
     data: Annotated[
@@ -136,6 +137,13 @@ def main(arguments: Sequence[str]) -> int:
     default = Train(out=Path() if "--dry-run" in words else tyro.MISSING, config=start)
     chosen: Train = run_tyro(Train, words, verb=verb, description=_description(), default=default, pairs=True)
     config = _with_data(chosen.config, chosen)
+    if chosen.warm_start and (chosen.resume or chosen.dry_run):
+        other = (
+            "--resume goes on with the weights of the run"
+            if chosen.resume
+            else "--dry-run starts from nothing"
+        )
+        raise ValueError(f"{other}; leave --warm-start out")
     if chosen.dry_run:
         from sensorium.commands.dry_run import dry_run
 
@@ -145,15 +153,20 @@ def main(arguments: Sequence[str]) -> int:
 
     if chosen.resume or (was_restarted() and last_checkpoint(chosen.out)):
         config = _reconcile(config, _saved_config(chosen.out), chosen.out, _given_keys(words))
-    return _run(config, chosen.out, resume=chosen.resume, start=chosen.warm_start)
+    return _run(config, chosen.out, resume=chosen.resume, warm_start=chosen.warm_start)
 
 
-def _run(config: RunConfig, out: Path, *, resume: bool, start: Path | None) -> int:
+def _run(config: RunConfig, out: Path, *, resume: bool, warm_start: str | None) -> int:
     from sensorium.commands.samples import write_samples
     from sensorium.train.checkpoint import last_checkpoint
     from sensorium.train.launch import stop_ranks
     from sensorium.train.trainer import Trainer
 
+    start = None
+    if warm_start:
+        from sensorium.generate.interface import find_model
+
+        start = find_model(warm_start)
     trainer = Trainer(config, out, resume=resume, sampler=write_samples, start=start)
     say = print if trainer.ranks.is_main else _say_nothing
     if trainer.is_done:
@@ -220,7 +233,13 @@ def essentials(trainer: "Trainer") -> str:
     budget = f"{train.num_steps:,} steps" + (f" or {train.max_train_s:,.0f} s" if train.max_train_s else "")
     rows = {
         "run": f"{config.name} -> {trainer.run_folder}"
-        + (f", from step {trainer.step}" if trainer.step else ""),
+        + (
+            f", from step {trainer.step}"
+            if trainer.step
+            else f", from {trainer.start}"
+            if trainer.start
+            else ""
+        ),
         "model": f"{num_parameters:,} parameters, {model.dim} wide, {model.num_layers} layers",
         "text": f"tokenizer {config.tokenizer}",
         "media": "; ".join(media) or "none",

@@ -20,7 +20,7 @@ from sensorium.data.workers import lost_worker_explained
 from sensorium.interrupt import Interruption, first_interrupt
 from sensorium.losses import Loss
 from sensorium.model.sensorium import Sensorium
-from sensorium.pretrained import TOKENIZER_FILE, WEIGHTS_FILE, load_weights, read_tensors
+from sensorium.pretrained import TOKENIZER_FILE, load_model, load_weights
 from sensorium.sequence.packing import Batch
 from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint, tidy
@@ -73,12 +73,12 @@ class Trainer:
         run.mkdir(parents=True, exist_ok=True)
         tune_allocator()
         torch.manual_seed(config.train.seed)
-        self.tokenizer = Tokenizer.load(start / TOKENIZER_FILE if start else config.tokenizer)
         self.model = Sensorium(config.model)
         if start and not found:
-            shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
-            tensors = widen(read_tensors(start / WEIGHTS_FILE), shapes, config.train.seed)
-            load_weights(self.model, tensors, str(start / WEIGHTS_FILE))
+            narrow, self.tokenizer, _ = load_model(start)
+            load_weights(self.model, widen(narrow, config.model, str(start), config.train.seed), str(start))
+        else:  # a checkpoint has the tokenizer of the model that its run started from
+            self.tokenizer = Tokenizer.load(found / TOKENIZER_FILE if found else config.tokenizer)
         prepare_model(self.model, config.train, self.ranks)
         self.shards = Shards(self.model, self.ranks, lambda name, p: is_muon(name, p, config.train))
         self.optimizer = MuonAdamW(self.shards, config.train)
