@@ -184,7 +184,16 @@ def test_interrupted_quietly_and_resumed_with_another_budget(
 
 
 def test_a_run_starts_from_a_narrower_one(trained: Trained, here: Run) -> None:
-    wide = ("--model.dim", "64", "--model.mlp-dim", "128", "--train.num-steps", "2", "--train.save-every", "1")
+    wide = (
+        "--model.dim",
+        "64",
+        "--model.mlp-dim",
+        "128",
+        "--train.num-steps",
+        "2",
+        "--train.save-every",
+        "1",
+    )
     start = ("--warm-start", str(trained[0]))
     done = here("train", "nano", "--out", "wide", *TINY, *start, *wide)
     assert done.returncode == 0, done.stderr
