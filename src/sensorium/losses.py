@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sensorium.config import ModelConfig
 from sensorium.model.flow import MIN_ONE_MINUS_T, Noise, add_noise, to_clean
 from sensorium.model.sensorium import Sensorium
 from sensorium.sequence.document import IGNORE
-from sensorium.sequence.packing import Batch, MediaBatch
+from sensorium.sequence.packing import Batch, MediaBatch, Spelled
 
 
 class Loss(NamedTuple):
@@ -46,6 +47,9 @@ def count_items(batch: Batch, config: ModelConfig, text_average: str = "token") 
     for name, modality in config.modalities.items():
         patches = float(batch.targets[name].num_patches_N.sum()) if name in batch.targets else 0.0
         counts[f"flow_{name}"] = patches * modality.patch_dim
+    for name in _spelling(config):
+        spelled = batch.spelled.get(name)
+        counts[f"spell_{name}"] = float(spelled.num_letters_N.sum()) if spelled else 0.0
     counts["align"] = float(len(batch.emb_a_M) * (1 if config.align_loss == "sigmoid" else 2))
     return counts
 
@@ -57,6 +61,8 @@ def count_by_document(batch: Batch, config: ModelConfig) -> dict[str, Tensor]:
     for name, media in batch.targets.items():
         values_N = media.num_patches_N * config.modalities[name].patch_dim
         counts[f"flow_{name}"] = _by_document(values_N, _documents_of(media, batch), batch)
+    for name, spelled in batch.spelled.items():
+        counts[f"spell_{name}"] = _by_document(spelled.num_letters_N, _documents_of(spelled, batch), batch)
     return counts
 
 
@@ -72,7 +78,7 @@ def _by_document(values: Tensor, document: Tensor, batch: Batch) -> Tensor:
     return values.new_zeros(len(batch.sample_ids)).index_add(0, document, values)
 
 
-def _documents_of(media: MediaBatch, batch: Batch) -> Tensor:
+def _documents_of(media: MediaBatch | Spelled, batch: Batch) -> Tensor:
     """The document of each item ``[N]``."""
     first_N = media.num_patches_N.cumsum(0) - media.num_patches_N
     return batch.doc_id_BT.flatten()[media.token_index_P[first_N]]
@@ -177,7 +183,7 @@ def compute_losses(
     align: Align | None = None,
     text_average: str = "token",
 ) -> dict[str, Loss]:
-    """One forward pass and all its losses: ``text``, ``z``, ``align`` and ``flow_<modality>``.
+    """One forward pass and all its losses: ``text``, ``z``, ``align``, ``flow_<modality>`` and ``spell_<modality>``.
 
     Every entry is there in every step, with count 0 where the batch has nothing for it.
 
@@ -215,6 +221,8 @@ def compute_losses(
         assert loss.parts is not None
         parts = _by_document(loss.parts, _documents_of(media, batch), batch)
         losses[f"flow_{name}"] = loss._replace(parts=parts)
+    for name in _spelling(config):
+        losses[f"spell_{name}"] = spelling_loss(model, name, flat_hidden, batch)
     latents = pair_latents(model, hidden_BTD, batch)
     if align is not None:
         losses["align"] = align(*latents, model.logit_scale, model.logit_bias)
@@ -223,6 +231,31 @@ def compute_losses(
             *latents, batch.positives_MM, model.logit_scale, model.logit_bias, config.align_loss
         )
     return losses
+
+
+def spelling_loss(model: Sensorium, name: str, flat_hidden: Tensor, batch: Batch) -> Loss:
+    """Connectionist temporal classification of what is said (Graves et al., 2006), and the number of its bytes.
+
+    A transcript alone has to find out where in the sound each word is and what it sounds like, both at once, and does
+    not within a small budget: this loss finds them by itself (arXiv 1609.06773). It asks for bytes, so that any language
+    can be spelled, and for several in a patch, because speech has more letters than a sound has tokens.
+    """
+    spelled = batch.spelled.get(name)
+    if spelled is None:
+        zero = flat_hidden.new_zeros(())
+        return Loss(zero, zero)
+    times = model.config.modalities[name].spelled_per_patch
+    logits = model.spell(name, flat_hidden[spelled.token_index_P]).float()
+    lengths_N = spelled.num_patches_N * times
+    padded = pad_sequence(logits.log_softmax(dim=-1).split(lengths_N.tolist()))
+    losses_N = F.ctc_loss(padded, spelled.letters_S, lengths_N, spelled.num_letters_N, reduction="none")
+    parts = _by_document(losses_N.detach(), _documents_of(spelled, batch), batch)
+    return Loss(losses_N.sum(), spelled.num_letters_N.sum().float(), parts)
+
+
+def _spelling(config: ModelConfig) -> list[str]:
+    """The modalities whose words are spelled."""
+    return [name for name, modality in config.modalities.items() if modality.spelled_per_patch]
 
 
 def pair_latents(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -239,5 +272,6 @@ def touch_unused(model: Sensorium, batch: Batch) -> Tensor:
     """
     modules = [encoder for name, encoder in model.encoders.items() if name not in batch.context]
     modules += [head for name, head in model.media_heads.items() if name not in batch.targets]
+    modules += [speller for name, speller in model.spellers.items() if name not in batch.spelled]
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     return sum((p.flatten()[0] for p in parameters), model.logit_scale.new_zeros(())) * 0.0

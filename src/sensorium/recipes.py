@@ -40,6 +40,7 @@ FULL_SOURCES = (
     _full("gcompris", 1, {"pair": 1}),
     _full("tuxpaint-speech", 6, {"transcribe": 2, "speak": 1, "see-hear": 1, "describe-aloud": 1}),
     _full("synthetic-speech", 6, {"transcribe": 2, "speak": 1, "pair": 0.5}),
+    _full("composed-prompts", 12, {"transcribe": 1}),
     _full("asterisk-en", 3, _SPOKEN),
     _full("asterisk-fr", 1, _SPOKEN),
     _full("asterisk-es", 1, _SPOKEN),
@@ -58,7 +59,7 @@ FULL_SOURCES = (
         )
     ),
     _full("wordnet", 4, {"text": 1}),
-    _full("easy-vqa", 16, {"chat": 1}, augment=0.0),
+    _full("easy-vqa", 16, {"chat": 1}, keep_pixels=True),
     _full("lucide", 3, {"chat": 1}, augment=0.0),
     _full("tabler", 5, {"chat": 1}, augment=0.0),
     _full("fluent-animated", 3, {"watch": 1}),
@@ -71,7 +72,8 @@ FULL_SOURCES = (
 CLEAN_SOURCES = tuple(
     source
     for source in FULL_SOURCES
-    if source.path.rpartition("/")[2] not in {"wordnet", "synthetic-speech", "openclipart", "klettres"}
+    if source.path.rpartition("/")[2]
+    not in {"wordnet", "synthetic-speech", "composed-prompts", "openclipart", "klettres"}
 )
 
 

@@ -24,7 +24,13 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def small_config(
-    *, stem: str = "conv", refiner: bool = True, copies_source: bool = True, bands: int = 10, **changes: Any
+    *,
+    stem: str = "conv",
+    refiner: bool = True,
+    copies_source: bool = True,
+    bands: int = 10,
+    spelled_per_patch: int = 0,
+    **changes: Any,
 ) -> ModelConfig:
     image = ModalityConfig(
         channels=3,
@@ -43,6 +49,7 @@ def small_config(
         stem=stem,
         refiner=False,
         noise_scale=1.5,
+        spelled_per_patch=spelled_per_patch,
     )  # type: ignore[arg-type]
     config = ModelConfig(
         vocab_size=520,

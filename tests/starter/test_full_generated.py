@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from sensorium.data.shards import verify_manifest
 from sensorium.data.splits import split_of
-from sensorium.starter.builder.full import brain, clips, driver, icons, load_sources, synthetic
+from sensorium.starter.builder.full import brain, clips, composed, driver, icons, load_sources, synthetic
 from sensorium.starter.builder.full.card import license_text
 from sensorium.starter.builder.full.source import FullSource
 
@@ -200,6 +200,40 @@ def test_a_voice_says_the_same_twice(tmp_path: Path) -> None:
     assert other is not None
     np.testing.assert_array_equal(one, two)
     assert 12_000 < len(one) < len(other) < 60_000
+
+
+PROMPTS = (
+    "press the star key",
+    "enter your password followed by the pound key",
+    "Monday",
+    "You have no new messages.",
+    "please try again later",
+    "thank you for calling our conference",
+    "hello",
+)
+
+
+def test_composed_sentences_keep_their_splits_apart() -> None:
+    made = list(composed.sentences(PROMPTS))
+    assert made == list(composed.sentences(PROMPTS))
+    assert Counter(s.split for s in made) == {"train": 16_000, "validation": 200, "test": 400}
+    texts = {split: {s.text for s in made if s.split == split} for split in ("train", "validation", "test")}
+    assert not texts["train"] & (texts["test"] | texts["validation"])
+    assert not texts["test"] & texts["validation"]
+    # Those who are only tested say nothing else, and nobody else is tested; their words are those of training.
+    assert {s.voice.is_held_out for s in made if s.split == "test"} == {True}
+    assert {s.voice.is_held_out for s in made if s.split != "test"} == {False}
+    words = {split: {word for text in found for word in text.split()} for split, found in texts.items()}
+    assert words["test"] <= words["train"]
+    # A held-out prompt gives no phrase: its own words are in none.
+    assert {split_of(text.lower()) for text in PROMPTS} > {"train"}
+    heard = {
+        word
+        for text in PROMPTS
+        if split_of(text.lower()) == "train"
+        for word in text.lower().strip(".").split()
+    }
+    assert words["train"] == heard
 
 
 # The driver

@@ -11,11 +11,12 @@ from sensorium.config import ModelConfig
 from sensorium.losses import compute_losses
 from sensorium.model.sensorium import Sensorium
 from sensorium.pretrained import load_model, load_weights
+from sensorium.sequence.document import Document
 from sensorium.sequence.packing import Batch
 from sensorium.train.growth import WIDTHS, widen
 from sensorium.train.step import total_loss
 from sensorium.train.trainer import Trainer
-from tests.model.small import documents, noise_for, pack_documents, random_model, small_config
+from tests.model.small import documents, medium, noise_for, pack_documents, random_model, small_config, text
 from tests.train.run import small_run, write_data
 
 
@@ -37,7 +38,13 @@ def losses(model: Sensorium, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"stem": "linear", "tie_embeddings": False, "experts": "ffn"}, {"qk_norm": False}]
+    "changes",
+    [
+        {},
+        {"stem": "linear", "tie_embeddings": False, "experts": "ffn"},
+        {"qk_norm": False},
+        {"spelled_per_patch": 3},
+    ],
 )
 @pytest.mark.parametrize(
     "widths", [WIDTHS, ("dim",), ("mlp_dim",), ("latent_dim",), ("num_heads", "num_kv_heads")]
@@ -45,11 +52,22 @@ def losses(model: Sensorium, batch: Batch) -> dict[str, torch.Tensor]:
 def test_a_grown_model_computes_the_same(changes: dict[str, Any], widths: tuple[str, ...]) -> None:
     narrow = random_model(small_config(**changes))
     wide = grown(narrow, doubled(narrow.config, *widths))
-    batch = pack_documents(documents(), narrow.config, row_length=80)
+    said = Document([medium("audio", (4, 1), 9), text("moo", supervised=True)], "5", spelled="moo")
+    batch = pack_documents([*documents(), said], narrow.config, row_length=80)
     before, after = losses(narrow, batch), losses(wide, batch)
+    assert ("spell_audio" in before) == ("spelled_per_patch" in changes)
     assert sum(p.numel() for p in wide.parameters()) > sum(p.numel() for p in narrow.parameters())
     for name, loss in before.items():
         torch.testing.assert_close(after[name], loss, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_speller_that_the_narrow_model_lacks_starts_anew() -> None:
+    narrow = random_model(small_config())
+    one, two = (widen(narrow, small_config(spelled_per_patch=3), "the narrow model", seed) for seed in (0, 1))
+    assert one.keys() - narrow.state_dict().keys() == {"spellers.audio.weight", "spellers.audio.bias"}
+    assert not torch.equal(one["spellers.audio.weight"], two["spellers.audio.weight"])
+    with pytest.raises(ValueError, match="spellers"):
+        widen(random_model(small_config(spelled_per_patch=3)), small_config(), "the narrow model")
 
 
 def test_the_same_width_is_left_as_it_is() -> None:

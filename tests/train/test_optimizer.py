@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sensorium.config import TrainConfig
-from sensorium.train.optimizer import EMA, MuonAdamW, learning_rate
+from sensorium.train import optimizer as optimizers
+from sensorium.train.optimizer import EMA, Muon, MuonAdamW, learning_rate, orthogonal
 from tests.model.small import random_model, small_config
 
 CONFIG = TrainConfig(lr=2.0, warmup=0.1, decay=0.5, min_lr_ratio=0.05)
@@ -84,7 +85,29 @@ def test_muon_has_the_matrices_of_the_trunk_and_its_own_rate() -> None:
     assert len(ours) == 7 * model.config.num_layers
     optimizer.set_lr(0.5)
     rates = {type(part): {group["lr"] for group in part.param_groups} for part in optimizer.parts}
-    assert rates == {torch.optim.AdamW: {0.5}, torch.optim.Muon: {1.5}}
+    assert rates == {torch.optim.AdamW: {0.5}, Muon: {1.5}}
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])
+def test_float32_products_give_what_bfloat16_ones_do(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = {}
+    for emulated in (False, True):
+        monkeypatch.setattr(optimizers, "_emulates_bfloat16", lambda device, answer=emulated: answer)
+        generator = torch.Generator().manual_seed(0)
+        weight = nn.Parameter(torch.randn(shape, generator=generator))
+        before = weight.detach().clone()
+        muon = Muon([weight], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        for _ in range(4):
+            weight.grad = torch.randn(shape, generator=generator)
+            muon.step()
+        moved[emulated] = weight.detach() - before
+    apart = (moved[True] - moved[False]).norm() / moved[False].norm()
+    assert 0 < apart < 0.02  # bfloat16 has three digits
+    singular = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=generator), muon.defaults))
+    # Of a square matrix the smallest is far from one still, after so few iterations.
+    assert 0.3 < float(singular.min()) <= float(singular.max()) < 1.3
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -8,15 +8,21 @@ from functools import lru_cache
 import numpy as np
 
 
-def augment(array_CHW: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+def augment(
+    array_CHW: np.ndarray, rng: np.random.Generator, strength: float, *, keep_pixels: bool = False
+) -> np.ndarray:
     """A picture (several channels) or a spectrogram (one channel), changed at random.
 
     Args:
         array_CHW: float32, roughly in [-2, 2]; pictures in [-1, 1] with a white background at 1.
         strength: 0 leaves the array as it is, 1 is the full range.
+        keep_pixels: a picture is only mirrored and shifted by whole pixels, so that colours and small shapes stay what
+            they are.
     """
     if strength <= 0:
         return array_CHW
+    if keep_pixels and array_CHW.shape[0] > 1:
+        return _move(array_CHW, rng, strength)
     return (
         _augment_picture(array_CHW, rng, strength)
         if array_CHW.shape[0] > 1
@@ -41,6 +47,18 @@ def _augment_picture(x_CHW: np.ndarray, rng: np.random.Generator, strength: floa
     if rng.random() < 0.5 * strength:
         x = _outline(x, rng)
     return np.clip(x, -1.2, 1.2)
+
+
+def _move(x_CHW: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """Mirror, and shift by up to an eighth of each side; what comes in at the border continues the border."""
+    if rng.random() < 0.5 * strength:
+        x_CHW = x_CHW[:, :, ::-1]
+    for axis in (1, 2):
+        size = x_CHW.shape[axis]
+        most = round(size * 0.125 * strength)
+        at = np.arange(size) + int(rng.integers(-most, most + 1))
+        x_CHW = x_CHW.take(at.clip(0, size - 1), axis)
+    return np.ascontiguousarray(x_CHW)
 
 
 def _outline(x_CHW: np.ndarray, rng: np.random.Generator) -> np.ndarray:

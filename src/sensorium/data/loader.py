@@ -194,7 +194,12 @@ class Loader:
             )
 
         sample = sample_of_row(
-            row, self.model, rng=rng, strength=self.config.augment * source.config.augment, decode=decode
+            row,
+            self.model,
+            rng=rng,
+            strength=self.config.augment * source.config.augment,
+            keep_pixels=source.config.keep_pixels,
+            decode=decode,
         )
         return build_documents(
             sample,

@@ -141,6 +141,7 @@ def sample_of_row(
     *,
     rng: np.random.Generator | None = None,
     strength: float = 0.0,
+    keep_pixels: bool = False,
     max_frames: int = 8,
     decode: Callable[[int, str, Mapping[str, Any]], Arrays] | None = None,
 ) -> Sample:
@@ -150,6 +151,7 @@ def sample_of_row(
         rng: of the augmentation; None means none.
         strength: of the augmentation in [0, 1]. A row with media to be generated is never augmented: an edited
             picture must stay the edit of its source.
+        keep_pixels: see ``augment``.
         max_frames: frames taken from a video.
         decode: (ordinal, kind, medium) -> arrays, where the caller keeps decoded arrays.
 
@@ -161,6 +163,11 @@ def sample_of_row(
     found = list(media_of(row))
     if any(generated for _, _, generated in found):
         rng = None
+
+    def seen(x_CHW: np.ndarray) -> np.ndarray:
+        """What the model sees of it as context."""
+        return x_CHW if rng is None else augment(x_CHW, rng, strength, keep_pixels=keep_pixels)
+
     media: list[Medium] = []
     for ordinal, (kind, medium, _) in enumerate(found):
         clean = (
@@ -170,10 +177,7 @@ def sample_of_row(
         )
         modality = "image" if kind == "video" else kind
         patch = model.modalities[modality].patch
-        frames = [
-            Medium(modality, x, x if rng is None or not strength else augment(x, rng, strength), patch)
-            for x in clean.arrays
-        ]
+        frames = [Medium(modality, x, seen(x), patch) for x in clean.arrays]
         first = frames[0]
         if clean.times_s is not None:
             first = Clip("video", first.clean_CHW, first.seen_CHW, patch, frames, clean.times_s)

@@ -298,7 +298,8 @@ def build_documents(
         for piece in _parse(line):
             filled += filling.piece(*piece)
         segments = merge_text(_encode_text(filled, tokenizer))
-        documents.append(Document(segments, sample.id, task or sample.source, pair_key, group_keys))
+        spelled = sample.text if template.spells else ""
+        documents.append(Document(segments, sample.id, task or sample.source, pair_key, group_keys, spelled))
     return documents
 
 

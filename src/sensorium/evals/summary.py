@@ -74,6 +74,7 @@ SELECTIONS: dict[str, tuple[Part, ...]] = {
         ),
         Part(suite="asr", source="tuxpaint-speech", limit=200, modality="audio"),
         Part(suite="asr", source="synthetic-speech", limit=200, modality="audio"),
+        Part(suite="asr", source="composed-prompts", modality="audio"),
         Part(suite="tts", source="asterisk-en", modality="audio"),
         Part(suite="tts", source="synthetic-speech", limit=60, modality="audio"),
         Part(suite="image", source="noto", split="train", known=("fluent",), limit=200),

@@ -56,6 +56,7 @@ class Document:
         pair_key: documents of one pair share it; "" for none.
         group_keys: documents that share any key are positives of each other in the alignment loss (same text,
             same concept).
+        spelled: what is said in its first sound, word for word; "" where that is not known.
     """
 
     segments: Sequence[Segment]
@@ -63,6 +64,7 @@ class Document:
     task: str = ""
     pair_key: str = ""
     group_keys: tuple[str, ...] = ()
+    spelled: str = ""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Documents -> packed rows -> one ``Batch`` of tensors, with every media token accounted for."""
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -60,11 +61,29 @@ class MediaBatch:
 
 
 @dataclass
+class Spelled:
+    """Sounds in which words are said that are known.
+
+    Args:
+        token_index_P: where each patch stands in the flattened ``[B*T]`` positions, sound after sound.
+        num_patches_N: of each sound.
+        letters_S: int64, what is said, in bytes of lower-case UTF-8 (never 0), sound after sound.
+        num_letters_N: of each sound.
+    """
+
+    token_index_P: Tensor
+    num_patches_N: Tensor
+    letters_S: Tensor
+    num_letters_N: Tensor
+
+
+@dataclass
 class Batch:
     """Packed rows. ``doc_id`` is -1 on padding, ``block_id`` is -1 on text and unique within a document.
 
     Args:
         context: modality -> clean media; ``targets``: modality -> media to be generated.
+        spelled: modality -> its clean media with known words, where the model learns to spell them.
         emb_a_M, emb_b_M: flat positions of the ``<emb>`` of the media side and of the text side of M pairs.
         groups_MG: int64, the groups of each pair, padded with 0: pairs that share one belong together.
         read_R: flat positions, ascending, whose hidden state a loss reads: those with a label, noisy ones, and the
@@ -81,6 +100,7 @@ class Batch:
     is_noisy_BT: Tensor
     context: dict[str, MediaBatch]
     targets: dict[str, MediaBatch]
+    spelled: dict[str, Spelled]
     emb_a_M: Tensor
     emb_b_M: Tensor
     groups_MG: Tensor
@@ -206,6 +226,7 @@ def pack(
         is_noisy_BT=torch.from_numpy(canvas.is_noisy_N.reshape(B, T)),
         context=_media_batches([m for m in media if not m[1].noisy], config, seeds),
         targets=_media_batches([m for m in media if m[1].noisy], config, seeds, _sources(layouts)),
+        spelled=_spelled(documents, layouts, config, canvas.labels_N),
         emb_a_M=torch.tensor(emb_a, dtype=torch.int64),
         emb_b_M=torch.tensor(emb_b, dtype=torch.int64),
         groups_MG=groups,
@@ -216,6 +237,37 @@ def pack(
         sample_ids=[d.sample_id for d in documents],
         tasks=[d.task for d in documents],
     )
+
+
+def _spelled(
+    documents: Sequence[Document], layouts: Sequence[Layout], config: ModelConfig, labels_N: np.ndarray
+) -> dict[str, Spelled]:
+    """The first medium of each document whose words are known, where they fit into its patches.
+
+    A patch that the text follows at once is left out: its last state is what says the text's first token.
+    """
+    out = {}
+    for name, modality in config.modalities.items():
+        index, num_patches, letters, num_letters = [], [], [], []
+        for document, item in zip(documents, layouts, strict=True):
+            found = [(at, m) for at, m in item.media if m.modality == name and not m.noisy][:1]
+            said = document.spelled.lower().encode()
+            # Between two letters that are the same stands a blank.
+            needed = len(said) + sum(one == two for one, two in itertools.pairwise(said))
+            for at, segment in found:
+                patches = at + np.arange(segment.grid[0] * segment.grid[1])
+                patches = patches[labels_N[patches] == IGNORE]
+                if 0 < needed <= len(patches) * modality.spelled_per_patch:
+                    index.append(patches)
+                    num_patches.append(len(patches))
+                    letters += said
+                    num_letters.append(len(said))
+        if index:
+            out[name] = Spelled(
+                torch.from_numpy(np.concatenate(index)),
+                *map(torch.tensor, (num_patches, letters, num_letters)),
+            )
+    return out
 
 
 def _seeds(documents: Sequence[Document], layouts: Sequence[Layout]) -> dict[int, int]:

@@ -27,7 +27,7 @@ def widen(model: Sensorium, wide: ModelConfig, where: str, seed: int = 0) -> dic
         where: what the model is called in errors.
 
     Returns:
-        Tensors in the shapes of the wide model; the model's own where no width differs.
+        Tensors in the shapes of the wide model; the model's own where no width differs. A speller that it lacks is new.
 
     Raises:
         ValueError: a width that is neither the same nor twice as large, or a tensor that differs in more than widths.
@@ -45,18 +45,19 @@ def widen(model: Sensorium, wide: ModelConfig, where: str, seed: int = 0) -> dic
             f"{where}: {narrow.num_heads} heads share {narrow.num_kv_heads} key-value heads, and {wide.num_heads} are to "
             f"share {wide.num_kv_heads}; double both or neither"
         )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        grown = Sensorium(wide).state_dict()
+    # A speller that the narrow model lacks starts anew: no other part reads it.
+    new = {name: grown[name] for name in grown.keys() - tensors.keys() if name.startswith("spellers.")}
     with torch.device("meta"):
-        check_tensors(
-            tensors,
-            Sensorium(
-                dataclasses.replace(wide, **{key: old for key, (old, _) in found.items()})
-            ).state_dict(),
-            where,
-        )
-        shapes = {name: tensor.shape for name, tensor in Sensorium(wide).state_dict().items()}
+        like = Sensorium(dataclasses.replace(wide, **{key: old for key, (old, _) in found.items()}))
+    check_tensors(tensors, {k: v for k, v in like.state_dict().items() if k not in new}, where)
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: tensor if tensor.shape == shapes[name] else _widened(name, tensor, shapes[name], generator)
+    return new | {
+        name: tensor
+        if tensor.shape == grown[name].shape
+        else _widened(name, tensor, grown[name].shape, generator)
         for name, tensor in tensors.items()
     }
 

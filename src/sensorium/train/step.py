@@ -67,10 +67,15 @@ def share_facts(
 def total_loss(losses: dict[str, Loss], config: TrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Each loss divided by its own count, then weighted and added."""
     means = {name: loss.sum / loss.count.clamp_min(1) for name, loss in losses.items()}
-    flow = [mean for name, mean in means.items() if name.startswith("flow_")]
+    zero = torch.zeros_like(means["text"])
+    flow, spell = (
+        sum((mean for name, mean in means.items() if name.startswith(kind)), zero)
+        for kind in ("flow_", "spell_")
+    )
     total = (
         config.w_text * means["text"]
-        + config.w_flow * sum(flow, torch.zeros_like(means["text"]))
+        + config.w_flow * flow
+        + config.w_spell * spell
         + config.w_align * means["align"]
         + config.z_loss * means["z"]
     )

@@ -67,11 +67,12 @@ VOICES = (
     Voice(name="espeak-ng ru", engine="espeak-ng", id="ru", language="ru"),
     Voice(name="nanotts it-IT", engine="nanotts", id="it-IT", language="it"),
 )
-_ENGINES = {
+ENGINES = {
     "espeak-ng": "eSpeak NG (https://github.com/espeak-ng/espeak-ng)",
     "flite": "Flite, Carnegie Mellon University (http://cmuflite.org)",
     "nanotts": "SVOX Pico by the Python package py-nanotts",
 }
+TOOLS = (("espeak-ng", "apt-get install espeak-ng"), ("flite", "apt-get install flite"))
 _LICENSE = "Unicode-3.0"
 
 
@@ -100,10 +101,10 @@ def speech_rows(folder: Path) -> Iterator[dict[str, Any]]:
             yield _row(utterance, waveform, rate, pitch)
 
 
-def variation(key: str) -> tuple[float, float]:
-    """Return (rate, pitch) of an utterance as factors of what is usual, 0.88 to 1.12: a function of its key."""
+def variation(key: str, spread: float = 0.12) -> tuple[float, float]:
+    """Return (rate, pitch) of an utterance as factors of what is usual, 1 +- ``spread``: a function of its key."""
     digest = sha1(f"variation {key}".encode()).digest()
-    rate, pitch = (0.88 + 0.24 * digest[i] / 255 for i in (0, 1))
+    rate, pitch = (1 - spread + 2 * spread * digest[i] / 255 for i in (0, 1))
     return round(rate, 2), round(pitch, 2)
 
 
@@ -232,7 +233,7 @@ def _row(utterance: Utterance, waveform: Waveform, rate: float, pitch: float) ->
     voice, drawing = utterance.voice, utterance.drawing
     stem = utterance.key.rpartition("/")[2]
     licenses = {utterance.license} | ({drawing.license} if drawing else set())
-    works = [f"spoken by {_ENGINES[voice.engine]}", utterance.attribution]
+    works = [f"spoken by {ENGINES[voice.engine]}", utterance.attribution]
     row: dict[str, Any] = {
         "id": f"{NAME}/{utterance.key}",
         "split": "test" if utterance.concept is None else split_of(utterance.concept),
@@ -267,6 +268,6 @@ SOURCES = (
             *(pinned.ASTERISK_EN_TEXT, pinned.ASTERISK_FR_TEXT),
         ),
         rows=speech_rows,
-        tools=(("espeak-ng", "apt-get install espeak-ng"), ("flite", "apt-get install flite")),
+        tools=TOOLS,
     ),
 )

@@ -1,0 +1,122 @@
+"""The loss that teaches to hear: what is spelled, by which states, and that nothing else changes by it."""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+
+from sensorium.config import TrainConfig
+from sensorium.losses import compute_losses, count_by_document, count_items
+from sensorium.model.layers import rope_tables
+from sensorium.sequence.document import Document
+from sensorium.sequence.mask import attention_mask
+from sensorium.sequence.packing import Batch
+from sensorium.train.step import total_loss
+from tests.model.small import (
+    documents,
+    medium,
+    noise_for,
+    pack_documents,
+    random_model,
+    rows_of,
+    small_config,
+    text,
+)
+
+CONFIG = small_config(spelled_per_patch=3)
+
+
+def spoken(words: str, num_patches: int, seed: int) -> Document:
+    """A sound in which words are said."""
+    heard = text(words, supervised=True)
+    return Document([medium("audio", (num_patches, 1), seed), text("?"), heard], str(seed), spelled=words)
+
+
+def both() -> list[Document]:
+    return [spoken("Moo", 3, 1), *documents(), spoken("été", 6, 2)]
+
+
+def of(chosen: list[Document]) -> Batch:
+    return pack_documents(chosen, CONFIG, row_length=80)
+
+
+def test_what_is_spelled_is_lower_case_bytes_that_fit() -> None:
+    spelled = of([*both(), spoken("a" * 10, 3, 3), spoken("ab" * 5, 3, 4), spoken("", 3, 5)]).spelled["audio"]
+    # Ten letters of one kind need ten places and nine blanks between them: more than three patches have.
+    assert spelled.num_patches_N.tolist() == [3, 6]
+    assert spelled.num_letters_N.tolist() == [3, 5]
+    assert bytes(spelled.letters_S.tolist()) == "mooété".encode()
+    assert len(spelled.token_index_P) == 9
+    exactly = of([spoken("abcdefghi", 3, 4), spoken("aabcdefg", 3, 5), spoken("aabcdefgh", 3, 6)]).spelled
+    assert exactly["audio"].num_letters_N.tolist() == [9, 8]
+    assert of(documents()).spelled == {}
+    plain = small_config()
+    assert pack_documents(both(), plain, row_length=80).spelled == {}
+
+
+def test_a_patch_that_the_text_follows_keeps_its_last_state() -> None:
+    sound = medium("audio", (3, 1), 1)
+    spelled = of([Document([sound, text("moo", supervised=True)], "1", spelled="moo")]).spelled["audio"]
+    assert spelled.num_patches_N.tolist() == [2]
+
+
+def test_the_loss_is_that_of_each_sound_alone() -> None:
+    model = random_model(CONFIG)
+    batch = of(both())
+    losses = compute_losses(model, batch, noise_for(batch, CONFIG))
+    total = torch.zeros(())
+    for document in (both()[0], both()[-1]):
+        alone = of([document])
+        x = model.embed(alone, {})
+        rope = rope_tables(alone.positions_BT3, CONFIG.head_dim, CONFIG.rope_theta)
+        mask = attention_mask(alone.doc_id_BT, alone.block_id_BT, alone.is_noisy_BT)
+        for layer in model.layers[:-1]:
+            x = layer(x, rope, mask)
+        states = F.rms_norm(x.flatten(0, 1)[alone.context["audio"].token_index_P], (CONFIG.dim,))
+        log_probs = model.spellers["audio"](states).view(-1, 1, 256).log_softmax(-1)
+        said = torch.tensor([list(document.spelled.lower().encode())])
+        lengths = torch.tensor([len(log_probs)]), torch.tensor([said.shape[1]])
+        total += F.ctc_loss(log_probs, said, *lengths, reduction="sum")
+    torch.testing.assert_close(losses["spell_audio"].sum, total)
+    assert float(losses["spell_audio"].count) == 8 == count_items(batch, CONFIG)["spell_audio"]
+    parts, counts = losses["spell_audio"].parts, count_by_document(batch, CONFIG)["spell_audio"]
+    assert parts is not None
+    torch.testing.assert_close(parts.sum(), total)
+    assert counts.tolist() == [3, *[0] * len(documents()), 5]
+    assert (parts > 0).tolist() == (counts > 0).tolist()
+
+
+def test_the_other_losses_are_what_they_are_without_it() -> None:
+    model, plain = random_model(CONFIG), random_model(small_config())
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("spellers")})
+    batch = of(both())
+    ours = compute_losses(model, batch, noise_for(batch, CONFIG))
+    theirs_batch = pack_documents(both(), plain.config, row_length=80)
+    theirs = compute_losses(plain, theirs_batch, noise_for(theirs_batch, plain.config))
+    assert ours.keys() - theirs.keys() == {"spell_audio"}
+    for name, loss in theirs.items():
+        torch.testing.assert_close(ours[name].sum, loss.sum, rtol=1e-5, atol=1e-5)
+    without, _ = total_loss(theirs, TrainConfig())
+    whole, means = total_loss(ours, TrainConfig(w_spell=0.5))
+    torch.testing.assert_close(whole, without + 0.5 * means["spell_audio"])
+
+
+def test_the_speller_has_a_gradient_in_every_step() -> None:
+    for chosen in (both(), documents()):
+        model = random_model(CONFIG).train()
+        batch = of(chosen)
+        total_loss(compute_losses(model, batch, noise_for(batch, CONFIG)), TrainConfig())[0].backward()
+        grad = model.spellers["audio"].weight.grad
+        assert grad is not None
+        assert bool(grad.abs().sum() > 0) == bool(batch.spelled)
+
+
+def test_a_sound_is_spelled_by_what_the_last_block_sees_of_it() -> None:
+    """A transcript reads the sound as the last block finds it, so that is where it is spelled."""
+    model = random_model(CONFIG).train()
+    batch = of([dataclasses.replace(spoken("moo", 3, 1), segments=[medium("audio", (3, 1), 1)])])
+    compute_losses(model, batch, {})["spell_audio"].sum.backward()
+    last, before = ([p.grad for p in layer.parameters()] for layer in (model.layers[-1], model.layers[0]))
+    assert all(grad is None or not grad.any() for grad in last)
+    assert all(grad is not None and grad.any() for grad in before)
+    assert rows_of(batch, 0).shape == (3,)
