@@ -7,9 +7,7 @@ import torch.nn.functional as F
 
 from sensorium.config import TrainConfig
 from sensorium.losses import compute_losses, count_by_document, count_items
-from sensorium.model.layers import rope_tables
 from sensorium.sequence.document import Document
-from sensorium.sequence.mask import attention_mask
 from sensorium.sequence.packing import Batch
 from sensorium.train.step import total_loss
 from tests.model.small import (
@@ -18,7 +16,6 @@ from tests.model.small import (
     noise_for,
     pack_documents,
     random_model,
-    rows_of,
     small_config,
     text,
 )
@@ -67,12 +64,8 @@ def test_the_loss_is_that_of_each_sound_alone() -> None:
     total = torch.zeros(())
     for document in (both()[0], both()[-1]):
         alone = of([document])
-        x = model.embed(alone, {})
-        rope = rope_tables(alone.positions_BT3, CONFIG.head_dim, CONFIG.rope_theta)
-        mask = attention_mask(alone.doc_id_BT, alone.block_id_BT, alone.is_noisy_BT)
-        for layer in model.layers[:-1]:
-            x = layer(x, rope, mask)
-        states = F.rms_norm(x.flatten(0, 1)[alone.context["audio"].token_index_P], (CONFIG.dim,))
+        features = model.encoders["audio"](alone.context["audio"])
+        states = F.rms_norm(features, (CONFIG.dim,))
         log_probs = model.spellers["audio"](states).view(-1, 1, 256).log_softmax(-1)
         said = torch.tensor([list(document.spelled.lower().encode())])
         lengths = torch.tensor([len(log_probs)]), torch.tensor([said.shape[1]])
@@ -111,12 +104,10 @@ def test_the_speller_has_a_gradient_in_every_step() -> None:
         assert bool(grad.abs().sum() > 0) == bool(batch.spelled)
 
 
-def test_a_sound_is_spelled_by_what_the_last_block_sees_of_it() -> None:
-    """A transcript reads the sound as the last block finds it, so that is where it is spelled."""
+def test_a_sound_is_spelled_by_its_encoder_alone() -> None:
+    """The trunk is left as free as without it."""
     model = random_model(CONFIG).train()
     batch = of([dataclasses.replace(spoken("moo", 3, 1), segments=[medium("audio", (3, 1), 1)])])
     compute_losses(model, batch, {})["spell_audio"].sum.backward()
-    last, before = ([p.grad for p in layer.parameters()] for layer in (model.layers[-1], model.layers[0]))
-    assert all(grad is None or not grad.any() for grad in last)
-    assert all(grad is not None and grad.any() for grad in before)
-    assert rows_of(batch, 0).shape == (3,)
+    assert all(p.grad is None or not p.grad.any() for p in model.layers.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in model.encoders["audio"].parameters())

@@ -1,6 +1,7 @@
 """A model grown to twice its width computes the same, and then learns with all of it."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from sensorium.config import ModelConfig
+from sensorium.data.shards import file_sha256
 from sensorium.losses import compute_losses
 from sensorium.model.sensorium import Sensorium
 from sensorium.pretrained import load_model, load_weights
@@ -15,7 +17,7 @@ from sensorium.sequence.document import Document
 from sensorium.sequence.packing import Batch
 from sensorium.train.growth import WIDTHS, widen
 from sensorium.train.step import total_loss
-from sensorium.train.trainer import Trainer
+from sensorium.train.trainer import START_FILE, Trainer
 from tests.model.small import documents, medium, noise_for, pack_documents, random_model, small_config, text
 from tests.train.run import small_run, write_data
 
@@ -127,3 +129,5 @@ def test_a_run_starts_from_a_narrow_model(tmp_path: Path) -> None:
         atol=1e-3,
     )
     assert wide.train().name == "step-000002"
+    told = json.loads((tmp_path / "wide" / START_FILE).read_text())
+    assert told == {"model": str(narrow), "sha256": file_sha256(narrow / "model.safetensors")}

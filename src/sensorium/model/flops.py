@@ -103,6 +103,7 @@ class StepFlops:
         # Of each modality: fixed for an item, for each of its patches, and for each pair of its patches.
         self.seen: dict[str, tuple[float, float, float]] = {}
         self.generated: dict[str, tuple[float, float, float]] = {}
+        self.spelled = {name: float(_linears(speller)) for name, speller in model.spellers.items()}
         for name, modality in config.modalities.items():
             encoder, head = model.encoders[name], model.media_heads[name]
             # Of a modality's own classes the matrices are counted, once for each patch.
@@ -128,4 +129,6 @@ class StepFlops:
                 patches_N = media.num_patches_N.double()
                 item, patch, pair = costs[name]
                 forward += float((item + patch * patches_N + pair * patches_N.square()).sum())
+        for name, spelled in batch.spelled.items():
+            forward += self.spelled[name] * len(spelled.token_index_P)
         return 3 * forward

@@ -81,8 +81,7 @@ class Sensorium(nn.Module):
     ) -> Tensor:
         """A packed training batch -> hidden states ``[B, T, D]`` after the final norm, zero on padding.
 
-        Those of a sound whose words are spelled are what the last block sees of it: what is heard there, a transcript can
-        still make use of.
+        A sound whose words are spelled has there what its encoder made of it: the trunk can then read it like a text.
 
         Args:
             noise: level and noise for each modality that the batch has targets of.
@@ -98,25 +97,22 @@ class Sensorium(nn.Module):
         x_BTD = self.embed(batch, noisy)
         if read_R is None:
             read_R = (batch.doc_id_BT.flatten() >= 0).nonzero()[:, 0]
-        early_E = torch.cat(
-            [read_R.new_zeros(0), *(spelled.token_index_P for spelled in batch.spelled.values())]
-        )
         ids = (batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
         if x_BTD.is_cuda:
             mask: Mask = flex_block_mask(*ids)
-            hidden_1RD = self.trunk(
-                x_BTD, batch.positions_BT3, mask, batch.is_noisy_BT, read_R=read_R, early_E=early_E
-            )
+            hidden_1RD = self.trunk(x_BTD, batch.positions_BT3, mask, batch.is_noisy_BT, read_R=read_R)
         else:
             groups = group_documents(*ids)
             laid_out = (pick(a, groups.index_N) for a in (x_BTD, batch.positions_BT3, batch.is_noisy_BT))
             x_1ND, positions_1N3, is_noisy_1N = laid_out
-            place_R, place_E = (groups.inverse_BT.flatten()[flat] for flat in (read_R, early_E))
-            hidden_1RD = self.trunk(
-                x_1ND, positions_1N3, groups, is_noisy_1N, read_R=place_R, early_E=place_E
-            )
+            place_R = groups.inverse_BT.flatten()[read_R]
+            hidden_1RD = self.trunk(x_1ND, positions_1N3, groups, is_noisy_1N, read_R=place_R)
         flat = hidden_1RD.new_zeros(x_BTD.shape).flatten(0, 1)
-        return flat.index_copy(0, torch.cat([read_R, early_E]), hidden_1RD[0]).view_as(x_BTD)
+        flat = flat.index_copy(0, read_R, hidden_1RD[0])
+        for spelled in batch.spelled.values():
+            heard_PD = pick(x_BTD, spelled.token_index_P)[0]
+            flat = flat.index_copy(0, spelled.token_index_P, heard_PD.to(flat.dtype))
+        return flat.view_as(x_BTD)
 
     def embed(self, batch: Batch, noisy: dict[str, NoisyMedia]) -> Tensor:
         """Tokens, clean media and noisy media -> embeds ``[B, T, D]``."""
@@ -148,26 +144,14 @@ class Sensorium(nn.Module):
         is_noisy_BT: Tensor | None = None,
         cache: KVCache | None = None,
         read_R: Tensor | None = None,
-        early_E: Tensor | None = None,
     ) -> Tensor:
-        """Embeds -> hidden states after the final norm, of all positions or ``[1, R, D]`` of some flat ones.
-
-        Args:
-            early_E: flat positions whose state before the last block is wanted too: of length ``sqrt(D)``, they follow
-                the others as ``[1, R + E, D]``.
-        """
+        """Embeds -> hidden states after the final norm, of all positions or ``[1, R, D]`` of some flat ones."""
         rope = rope_tables(positions_BT3, self.config.head_dim, self.config.rope_theta)
         caches = cache.layers if cache is not None else [None] * len(self.layers)
         for layer, layer_cache in zip(self.layers, caches, strict=True):
-            read = None
-            if layer is self.layers[-1]:
-                read, before_BTD = read_R, x_BTD
+            read = read_R if layer is self.layers[-1] else None
             x_BTD = layer(x_BTD, rope, mask, is_noisy_BT, layer_cache, read)
-        hidden_BTD = self.norm(x_BTD)
-        if early_E is None:
-            return hidden_BTD
-        early_1ED = F.rms_norm(pick(before_BTD, early_E), (self.config.dim,))
-        return torch.cat([hidden_BTD, early_1ED], dim=1)
+        return self.norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., D]`` -> ``[..., V]``."""
@@ -179,8 +163,8 @@ class Sensorium(nn.Module):
         return F.normalize(self.latent_proj(hidden).float(), dim=-1)
 
     def spell(self, name: str, hidden_PD: Tensor) -> Tensor:
-        """Hidden states of a sound, patch by patch -> logits of bytes ``[P * spelled_per_patch, 256]``."""
-        return self.spellers[name](hidden_PD).view(-1, NUM_BYTES)
+        """What the encoder made of a sound, patch by patch -> logits of bytes ``[P * spelled_per_patch, 256]``."""
+        return self.spellers[name](F.rms_norm(hidden_PD, (self.config.dim,))).view(-1, NUM_BYTES)
 
     def predict(self, name: str, hidden_PD: Tensor, media: MediaBatch) -> Tensor:
         """Hidden states of a modality's noisy tokens -> arrays (clean signal or velocity, see ``target``)."""

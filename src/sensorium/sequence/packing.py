@@ -248,7 +248,10 @@ def _spelled(
     """
     out = {}
     for name, modality in config.modalities.items():
-        index, num_patches, letters, num_letters = [], [], [], []
+        index: list[np.ndarray] = []
+        num_patches: list[int] = []
+        letters: list[int] = []
+        num_letters: list[int] = []
         for document, item in zip(documents, layouts, strict=True):
             found = [(at, m) for at, m in item.media if m.modality == name and not m.noisy][:1]
             said = document.spelled.lower().encode()

@@ -48,7 +48,7 @@ def widen(model: Sensorium, wide: ModelConfig, where: str, seed: int = 0) -> dic
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grown = Sensorium(wide).state_dict()
-    # A speller that the narrow model lacks starts anew: no other part reads it.
+    # A speller that the narrow model lacks starts anew: no other part reads what it says.
     new = {name: grown[name] for name in grown.keys() - tensors.keys() if name.startswith("spellers.")}
     with torch.device("meta"):
         like = Sensorium(dataclasses.replace(wide, **{key: old for key, (old, _) in found.items()}))

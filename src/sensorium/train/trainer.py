@@ -3,6 +3,7 @@
 Everything random is a function of (seed, step) or of the sample, so that resuming needs no generator state and is exact.
 """
 
+import json
 import math
 import signal
 import time
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from sensorium.config import RunConfig
 from sensorium.data.loader import Loader
+from sensorium.data.shards import file_sha256
 from sensorium.data.workers import lost_worker_explained
 from sensorium.interrupt import Interruption, first_interrupt
 from sensorium.losses import Loss
 from sensorium.model.sensorium import Sensorium
-from sensorium.pretrained import TOKENIZER_FILE, load_model, load_weights
+from sensorium.pretrained import TOKENIZER_FILE, WEIGHTS_FILE, load_model, load_weights
 from sensorium.sequence.packing import Batch
 from sensorium.sequence.tokenizer import Tokenizer
 from sensorium.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint, tidy
@@ -35,6 +37,7 @@ from sensorium.train.sight import Amounts, Norms, TaskLosses
 from sensorium.train.step import Facts, share_facts, step_losses, total_loss
 from sensorium.train.trackers import open_trackers
 
+START_FILE = "warm_start.json"  # of a run: the model whose weights it began with, and their SHA-256
 MAX_PENDING = 10  # steps that wait to be looked at: each keeps its batch
 Sampler = Callable[["Trainer", Path], None]  # writes samples at fixed prompts into a folder
 
@@ -77,6 +80,9 @@ class Trainer:
         if start and not found:
             narrow, self.tokenizer, _ = load_model(start)
             load_weights(self.model, widen(narrow, config.model, str(start), config.train.seed), str(start))
+            if self.ranks.is_main:
+                told = {"model": str(start), "sha256": file_sha256(start / WEIGHTS_FILE)}
+                (run / START_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         else:  # a checkpoint has the tokenizer of the model that its run started from
             self.tokenizer = Tokenizer.load(found / TOKENIZER_FILE if found else config.tokenizer)
         prepare_model(self.model, config.train, self.ranks)
