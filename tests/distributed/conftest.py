@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sensorium.data.schema import message
 from sensorium.starter import starter_sources
 from tests.train.run import write_data
 
@@ -41,6 +43,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("ranks")
     write_data(made)
     pq.write_table(pq.read_table(starter_sources()["wordnet"]).slice(0, 64), made / "words.parquet")
+    pictures = pq.read_table(starter_sources()["noto"])
+    rows = pictures.slice(0, 16).to_pylist()
+    for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
+        row |= {"images": [row["image"], other["image"]], "text": None, "names": None}
+        row["messages"] = [
+            message("user", {"type": "image"}, "next"),
+            message("assistant", {"type": "image"}),
+        ]
+    for row in rows:
+        row["image"] = None
+    pq.write_table(pa.Table.from_pylist(rows, schema=pictures.schema), made / "edits.parquet")
+    said = pq.read_table(starter_sources()["asterisk-en"])
+    is_short = pa.compute.less(pa.compute.utf8_length(said["text"]), 12)
+    pq.write_table(said.filter(is_short).slice(0, 24), made / "said.parquet")
     return made
 
 

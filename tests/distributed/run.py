@@ -16,11 +16,12 @@ from sensorium.sequence.packing import Batch
 from sensorium.train import trainer as trainer_module
 from sensorium.train.launch import stop_ranks
 from sensorium.train.trainer import Trainer
+from tests.model.small import small_config
 from tests.train.run import small_run
 
 
 def mixed_run(data: Path, **train: Any) -> RunConfig:
-    """Pictures, sounds and words; the words can be dealt to one rank alone."""
+    """Pictures, sounds, words, edits and speech; the words can be dealt to one rank alone."""
     config = small_run(data, **{"num_steps": 20, "save_every": 0, **train})
     sources = (
         SourceConfig(
@@ -28,9 +29,19 @@ def mixed_run(data: Path, **train: Any) -> RunConfig:
         ),
         SourceConfig(path=str(data / "scratch.parquet"), order_key="scratch", weight=1, cut=True),
         SourceConfig(path=str(data / "words.parquet"), order_key="words", weight=2, templates={"text": 1}),
+        SourceConfig(path=str(data / "edits.parquet"), order_key="edits", weight=1, templates={"chat": 1}),
+        SourceConfig(
+            path=str(data / "said.parquet"),
+            order_key="said",
+            weight=1,
+            templates={"transcribe": 1},
+            cut=True,
+        ),
     )
     return dataclasses.replace(
-        config, data=dataclasses.replace(config.data, sources=sources, samples_per_step=12, num_workers=0)
+        config,
+        model=small_config(bands=100, spelled_per_patch=3),
+        data=dataclasses.replace(config.data, sources=sources, samples_per_step=16, num_workers=0),
     )
 
 
@@ -52,6 +63,9 @@ class Noted(Trainer):
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Any]:
         for batch in batches:
             kinds = [*batch.context, *batch.targets, *(["pairs"] if len(batch.emb_a_M) else [])]
+            kinds += ["spelled"] if batch.spelled else []
+            copies = [media.sources for media in batch.targets.values() if media.sources]
+            kinds += ["source"] if any(bool(sources.is_there_N.any()) for sources in copies) else []
             with (self.run_folder / f"kinds-{self.ranks.rank}.txt").open("a") as file:
                 print(" ".join(kinds) or "text", file=file)
         return super().train_step(batches)

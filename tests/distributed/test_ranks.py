@@ -65,7 +65,7 @@ def two(folder: Path, launch: Launch) -> Path:
 
 @pytest.mark.slow
 def test_one_process_equals_two_ranks_equals_two_ranks_with_accumulation(one: Path, two: Path) -> None:
-    """Over 20 steps of pictures, sounds and words, where the last rank has only words."""
+    """Over 20 steps of pictures, sounds, words, edits and speech, where the last rank has only words."""
     plain = losses(one / "plain")
     assert len(plain) == 20
     for other in (one / "parts", two / "plain", two / "parts", one / "recomputed"):
@@ -74,6 +74,8 @@ def test_one_process_equals_two_ranks_equals_two_ranks_with_accumulation(one: Pa
     kinds = [(two / "plain" / f"kinds-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
     assert set(kinds[1]) == {"text"}
     assert all("image" in line and "pairs" in line for line in kinds[0])
+    assert sum("source" in line for line in kinds[0]) > 10
+    assert sum("spelled" in line for line in kinds[0]) > 10
 
 
 @pytest.mark.slow
