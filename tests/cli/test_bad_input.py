@@ -114,6 +114,6 @@ def test_train_mistakes(command: Run, tmp_path: Path) -> None:
 def test_train_on_data_that_are_not_there(here: Run) -> None:
     assert_mistake(here("train", "nano", "--out", "run", *TINY, "--data", "no.parquet"), "no.parquet")
     assert_mistake(
-        here("train", "small", "--out", "run", *TINY, "--data.samples-per-step", "30"),
+        here("train", "small", "--out", "run", *TINY, "--data.samples-per-step", "40"),
         "sensorium data build starter --out data/starter",
     )
