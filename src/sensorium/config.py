@@ -52,6 +52,10 @@ class ModalityConfig:
     copies_source: bool = False
     spelled_per_patch: int = 0
 
+    def __post_init__(self) -> None:
+        if self.spelled_per_patch < 0:
+            raise ValueError(f"spelled_per_patch is {self.spelled_per_patch}; expected 0 (off) or more")
+
     @property
     def patch_dim(self) -> int:
         """Values in one patch."""

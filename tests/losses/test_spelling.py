@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -35,6 +36,11 @@ def both() -> list[Document]:
 
 def of(chosen: list[Document]) -> Batch:
     return pack_documents(chosen, CONFIG, row_length=80)
+
+
+def test_fewer_than_no_bytes_are_refused() -> None:
+    with pytest.raises(ValueError, match="spelled_per_patch is -1; expected 0"):
+        small_config(spelled_per_patch=-1)
 
 
 def test_what_is_spelled_is_lower_case_bytes_that_fit() -> None:

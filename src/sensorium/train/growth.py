@@ -45,14 +45,20 @@ def widen(model: Sensorium, wide: ModelConfig, where: str, seed: int = 0) -> dic
             f"{where}: {narrow.num_heads} heads share {narrow.num_kv_heads} key-value heads, and {wide.num_heads} are to "
             f"share {wide.num_kv_heads}; double both or neither"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.device("meta"):
+        like = Sensorium(
+            dataclasses.replace(wide, **{key: old for key, (old, _) in found.items()})
+        ).state_dict()
         grown = Sensorium(wide).state_dict()
     # A speller that the narrow model lacks starts anew: no other part reads what it says.
-    new = {name: grown[name] for name in grown.keys() - tensors.keys() if name.startswith("spellers.")}
-    with torch.device("meta"):
-        like = Sensorium(dataclasses.replace(wide, **{key: old for key, (old, _) in found.items()}))
-    check_tensors(tensors, {k: v for k, v in like.state_dict().items() if k not in new}, where)
+    lacking = [name for name in grown if name.startswith("spellers.") and name not in tensors]
+    new = {}
+    if lacking:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = Sensorium(wide).state_dict()
+        new = {name: fresh[name] for name in lacking}
+    check_tensors(tensors, {name: tensor for name, tensor in like.items() if name not in new}, where)
     generator = torch.Generator().manual_seed(seed)
     return new | {
         name: tensor

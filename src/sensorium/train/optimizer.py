@@ -31,7 +31,8 @@ def is_muon(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
 class Muon(torch.optim.Muon):
     """PyTorch's Muon, with products in float32 on a processor that only emulates those in bfloat16.
 
-    There, PyTorch's own step takes three to seven times as long (EXPERIMENTS.md, section 12).
+    There, PyTorch's own iterations take three to seven times as long (EXPERIMENTS.md, section 12). The step is the one
+    with ``nesterov`` and ``adjust_lr_fn="match_rms_adamw"``, which is all that ``MuonAdamW`` asks for.
     """
 
     @torch.no_grad()

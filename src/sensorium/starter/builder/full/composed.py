@@ -46,7 +46,7 @@ _MORE = tuple(
         "en-gb-scotland+klatt",
     )
 )
-# The voices made of recordings sound most like people: they speak as often as all that are formulas.
+# The voices made of recordings sound most like people: they say more than half.
 _WEIGHTS = {"flite": 3.0, "nanotts": 5.0, "espeak-ng": 1.2}
 
 
