@@ -41,6 +41,7 @@ FULL_SOURCES = (
     _full("tuxpaint-speech", 6, {"transcribe": 2, "speak": 1, "see-hear": 1, "describe-aloud": 1}),
     _full("synthetic-speech", 6, {"transcribe": 2, "speak": 1, "pair": 0.5}),
     _full("composed-prompts", 12, {"transcribe": 1}),
+    _full("composed-prompts-piper", 3, {"transcribe": 1}),
     _full("asterisk-en", 3, _SPOKEN),
     _full("asterisk-fr", 1, _SPOKEN),
     _full("asterisk-es", 1, _SPOKEN),

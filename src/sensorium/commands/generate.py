@@ -90,6 +90,8 @@ class Generate:
     """text: the answer matches this regular expression."""
     json_schema: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
     """text: the answer is JSON of the schema in this file."""
+    spelling: float = 0.5
+    """text, transcribe: from 0 to 1, the weight of what the sound's encoder spells beside what the trunk expects."""
 
     num_steps: int = 30
     """picture, sound: steps of the solver."""
@@ -130,7 +132,7 @@ class Generate:
 
 OF_TEXT = (
     *("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
-    *("stop", "choices", "regex", "json_schema"),
+    *("stop", "choices", "regex", "json_schema", "spelling"),
 )
 OF_PICTURES = ("width", "height", "source", "strength", "mask")
 OF_SOUNDS = ("duration_s", "vocoder")

@@ -96,10 +96,48 @@ def _affine(x_CHW: np.ndarray, angle: float, zoom: np.ndarray, shift: np.ndarray
 
 
 def _augment_mel(x_1FM: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Louder or softer, a little earlier or later, and one masked band (SpecAugment, arXiv 1904.08779)."""
-    x = x_1FM + np.float32(rng.normal() * 0.15 * strength)
-    x = np.roll(x, int(rng.integers(0, 1 + int(6 * strength))), axis=1)
+    """Another voice, by another microphone, in noise, a little later, and one masked band.
+
+    The envelope over the bands is the throat (vocal tract length perturbation, Jaitly and Hinton, 2013); what is left
+    of it are the harmonics, which move on their own: another pitch. The mask is SpecAugment's (arXiv 1904.08779).
+    """
+    x_FM = x_1FM[0]
+    F, M = x_FM.shape
+    envelope_FM = _smooth(_smooth(x_FM))
+    throat = float(np.exp(rng.uniform(-0.18, 0.18) * strength))
+    pitch = throat * float(np.exp(rng.uniform(-0.22, 0.22) * strength))
+    roughness = np.float32(rng.uniform(1 - 0.7 * strength, 1 + 0.15 * strength))
+    x_FM = _stretch(envelope_FM, throat) + roughness * _stretch(x_FM - envelope_FM, pitch)
+    middle = x_FM.mean()
+    x_FM = middle + (x_FM - middle) * np.float32(np.exp(rng.uniform(-0.2, 0.14) * strength))
+    x_FM = x_FM + _curve(rng, M, 0.22 * strength) + np.float32(rng.normal() * 0.15 * strength)
+    if rng.random() < 0.5 * strength:
+        noise_FM = rng.normal(size=(F, M)).astype(np.float32) * np.float32(0.15)
+        x_FM = np.maximum(x_FM, noise_FM + _curve(rng, M, 0.3) + np.float32(rng.uniform(-2.5, -0.2)))
+    x_FM = np.roll(x_FM, int(rng.integers(0, 1 + int(6 * strength))), axis=0)
     band = int(rng.integers(0, 1 + int(12 * strength)))
-    low = int(rng.integers(0, x.shape[2] - band))
-    x[:, :, low : low + band] = x.min()
-    return x.astype(np.float32)
+    low = int(rng.integers(0, M - band))
+    x_FM[:, low : low + band] = x_FM.min()
+    return x_FM[None].astype(np.float32)
+
+
+def _smooth(x_FM: np.ndarray, width: int = 7) -> np.ndarray:
+    """Mean over so many neighbouring bands (odd)."""
+    half = width // 2
+    sums = np.cumsum(np.pad(x_FM, ((0, 0), (half + 1, half)), mode="edge"), axis=1, dtype=np.float32)
+    return (sums[:, width:] - sums[:, :-width]) / np.float32(width)
+
+
+def _stretch(x_FM: np.ndarray, factor: float) -> np.ndarray:
+    """Every band shows what stood at ``factor`` times its place."""
+    M = x_FM.shape[1]
+    at = np.clip(np.arange(M) * factor, 0, M - 1)
+    low = np.floor(at).astype(np.int64)
+    share = (at - low).astype(np.float32)
+    return x_FM[:, low] * (1 - share) + x_FM[:, np.minimum(low + 1, M - 1)] * share
+
+
+def _curve(rng: np.random.Generator, num_bands: int, std: float) -> np.ndarray:
+    """A gain for each band: straight lines between seven random points."""
+    points = rng.normal(size=7) * std
+    return np.interp(np.arange(num_bands), np.linspace(0, num_bands - 1, 7), points).astype(np.float32)

@@ -18,11 +18,13 @@ from torch import Tensor
 from sensorium.generate.constraining import Grammar
 from sensorium.generate.handle import Handle, OnEvent
 from sensorium.generate.job import Job, check_grid
+from sensorium.generate.prompt import transcript
 from sensorium.generate.reading import Reader, Runtime
 from sensorium.generate.requests import Answer, Request
 from sensorium.generate.runtime import InferenceRuntime
 from sensorium.generate.scheduler import EngineConfig, Scheduler
 from sensorium.generate.sequences import FeatureCache, PrefixCache, TokenSequence
+from sensorium.generate.spelling import Spelled, Vocabulary
 from sensorium.generate.writing import Writer, token_bytes
 from sensorium.model.kv_cache import KVCache
 from sensorium.model.sensorium import Sensorium
@@ -63,6 +65,7 @@ class Engine:
         self.reader = Reader(model, self.runtime, self.cache, self.features)
         self.scheduler = Scheduler(self.config, self.cache, self.prefixes)
         self._token_bytes = token_bytes(tokenizer, model.config.vocab_size)
+        self._vocabulary = Vocabulary(self._token_bytes)
         self._is_text_V = torch.tensor([bool(b) for b in self._token_bytes], device=device)
         self._weights = self._versions()
         self._inbox: deque[Job] = deque()
@@ -315,8 +318,15 @@ class Engine:
                 self._allowed(request),
                 read,
                 Grammar(options, self.tokenizer, self.model.config.vocab_size) if constrained else None,
+                self._spelled(request),
             )
         return Job(handle, index, next(self._numbers), self.model.config, self.tokenizer, main, writer)
+
+    def _spelled(self, request: Request) -> Spelled | None:
+        wanted = transcript(request.prompt, self.tokenizer) if request.text.spelling else None
+        if wanted is None or wanted[0].modality not in self.model.spellers:
+            return None
+        return Spelled(self._vocabulary, self.tokenizer.eos, wanted[1])
 
     def _allowed(self, request: Request) -> Tensor:
         """Tokens that an answer may hold: text, its end, and what the request asks for; never other control tokens."""

@@ -91,6 +91,10 @@ class Job:
             self._take_size(logits_V)
             return
         assert self.writer is not None
+        spelled = self.writer.spelled
+        if spelled is not None and not spelled.has_heard:
+            # Only now is the medium read, and its features known.
+            spelled.hear(self.handle.engine.reader.spelled(self.main.media[-1]))
         token = self.writer.choose(logits_V)
         opened = next((m for m in self.config.modalities if token == self.tokenizer.open_token(m)), None)
         if opened is not None and token not in self.writer.ends:

@@ -14,6 +14,8 @@ from sensorium.sequence.document import EmbSegment, MediaSegment, Segment, TextS
 from sensorium.sequence.tokenizer import Tokenizer
 
 Part = str | Image | Audio | Video
+# What asks for the words of a sound, as the template of that name trains it.
+TRANSCRIBE = "transcribe"
 Prompt = Part | Sequence[Part] | Sequence[dict[str, Any]]
 
 
@@ -123,6 +125,19 @@ def _read_messages(
         if role == "assistant":
             segments += [TextSegment([tokenizer.eos])]
     return merge_text([*segments, TextSegment([tokenizer.assistant])])
+
+
+def transcript(prompt: Sequence[Segment], tokenizer: Tokenizer) -> tuple[MediaSegment, list[int]] | None:
+    """The medium of which a prompt wants a transcript, and the tokens of it that are given already; None: it does not."""
+    last = merge_text(prompt)[-2:]
+    if len(last) < 2:
+        return None
+    medium, words = last
+    if not isinstance(medium, MediaSegment) or not isinstance(words, TextSegment):
+        return None
+    asked = [*tokenizer.encode(TRANSCRIBE), tokenizer.assistant]
+    token_ids = list(words.token_ids)
+    return (medium, token_ids[len(asked) :]) if token_ids[: len(asked)] == asked else None
 
 
 def without_text(segments: Sequence[Segment]) -> list[Segment]:

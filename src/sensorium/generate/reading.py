@@ -72,6 +72,11 @@ class Reader:
         hidden = [s.hidden_D for s in sequences if s.hidden_D is not None]
         return self.runtime.logits(torch.stack(hidden)).float()
 
+    def spelled(self, placed: Placed) -> Tensor:
+        """Log-probabilities ``[T, 256]`` of what the encoder spells of a medium, several times to a patch."""
+        modality = placed.segment.modality
+        return self.model.spell(modality, self._encode([placed])[placed.key]).float().log_softmax(dim=-1)
+
     def denoise(self, modality: str, items: Sequence[tuple[Drawing, str]]) -> None:
         """One evaluation of the velocity of each drawing's block behind one of its branches."""
         config = self.model.config

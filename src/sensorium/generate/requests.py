@@ -31,6 +31,8 @@ class TextOptions:
         logprobs: so many likeliest alternatives are told with each token; None tells nothing, 0 the token's own.
         choices: the answer is one of these. regex: it matches this expression as a whole. json_schema: it is JSON
             of this schema, given as JSON. At most one of the three; they need the extra ``constrain``.
+        spelling: weight from 0 to 1 of what the encoder has spelled of a sound, in answers to a sound and the word
+            "transcribe" by a model that learned to spell (see ``generate.spelling``); 0 asks the trunk alone.
         seed: makes a request repeatable, alone or in a batch, whenever it arrives.
     """
 
@@ -46,6 +48,7 @@ class TextOptions:
     choices: tuple[str, ...] = ()
     regex: str = ""
     json_schema: str = ""
+    spelling: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +63,7 @@ class TextOptions:
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "from 0 to 20"),
             ("stop", all(self.stop), "no empty string"),
+            ("spelling", 0 <= self.spelling <= 1, "from 0 to 1"),
             ("seed", _is_seed(self.seed), "an integer of 64 bits"),
         ):
             if not good:

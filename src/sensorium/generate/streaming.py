@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from sensorium.data.templates import CHUNK_PATCHES
+from sensorium.generate.prompt import TRANSCRIBE
 from sensorium.generate.requests import Request, TextOptions
 from sensorium.media import vad
 from sensorium.media.audio import HOP_LENGTH, N_FFT, SAMPLE_RATE, log_mel, normalize_mel
@@ -62,7 +63,7 @@ class ListenOptions:
     """
 
     policy: Policy | None = None
-    ask: str = "transcribe"
+    ask: str = TRANSCRIBE
     detect: vad.Detect = "speech"
     window_s: float | None = None
     step_s: float = 1.0

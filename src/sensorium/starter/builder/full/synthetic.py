@@ -71,6 +71,7 @@ ENGINES = {
     "espeak-ng": "eSpeak NG (https://github.com/espeak-ng/espeak-ng)",
     "flite": "Flite, Carnegie Mellon University (http://cmuflite.org)",
     "nanotts": "SVOX Pico by the Python package py-nanotts",
+    "piper": "the Piper voice joe (CC0, https://github.com/NabuCasa/voice-datasets)",
 }
 TOOLS = (("espeak-ng", "apt-get install espeak-ng"), ("flite", "apt-get install flite"))
 _LICENSE = "Unicode-3.0"
@@ -115,7 +116,7 @@ def say(voice: Voice, text: str, rate: float, pitch: float, scratch: Path, pico:
         BuildError: the program is missing or fails.
     """
     if voice.engine == "nanotts":
-        return _trimmed(pico.say(text, voice.id, rate, pitch), PICO_RATE)
+        return trimmed(pico.say(text, voice.id, rate, pitch), PICO_RATE)
     out = scratch / "said.wav"
     out.unlink(missing_ok=True)
     if voice.engine == "espeak-ng":
@@ -138,10 +139,11 @@ def say(voice: Voice, text: str, rate: float, pitch: float, scratch: Path, pico:
     if done.returncode != 0 or not out.is_file():
         raise BuildError(f"{voice.engine} did not say {text!r}: {done.stderr.strip()[-300:]}")
     read, sample_rate = soundfile.read(out, dtype="float32", always_2d=True)
-    return _trimmed(read.mean(axis=1), sample_rate)
+    return trimmed(read.mean(axis=1), sample_rate)
 
 
-def _trimmed(samples: Waveform, sample_rate: int) -> Waveform | None:
+def trimmed(samples: Waveform, sample_rate: int) -> Waveform | None:
+    """Return it in mono at 24 kHz, without silence at its ends; None where nothing is heard."""
     waveform = mono(samples, sample_rate)
     return None if waveform is None else trim_silence(waveform, SAMPLE_RATE)
 

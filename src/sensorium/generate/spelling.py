@@ -1,0 +1,138 @@
+"""Transcripts by two ears: the next token as the trunk expects it and as the sound's encoder has spelled it.
+
+Joint decoding of Watanabe et al. (Hybrid CTC/attention, 2017; arXiv 1609.06773): connectionist temporal classification
+says of every beginning of a text how likely the sound is to begin with it, and so which token may come next.
+Shape legend: T times (several to a patch), M beginnings, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_NEVER = -1e30  # logarithm of a probability of 0 that still can be subtracted
+_FLOOR = -20.0  # no token is less likely: beginnings below are not followed any further
+
+
+class Vocabulary:
+    """The tokens as a tree of their bytes in lower case, as sounds are spelled.
+
+    Args:
+        token_bytes: of every token, nothing for control tokens.
+    """
+
+    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+        self.size = len(token_bytes)
+        self.bytes = [_lower(data) for data in token_bytes]
+
+    @cached_property
+    def levels(self) -> list[tuple[Tensor, Tensor, list[tuple[int, list[int]]]]]:
+        """By length: (parent's index in the level before, last byte, tokens that end at an index)."""
+        tokens: dict[bytes, list[int]] = {}
+        for token, data in enumerate(self.bytes):
+            if data and 0 not in data:  # which spells nothing
+                tokens.setdefault(data, []).append(token)
+        beginnings = sorted(
+            {data[:n] for data in tokens for n in range(1, len(data) + 1)}, key=lambda b: (len(b), b)
+        )
+        levels = []
+        before: dict[bytes, int] = {b"": 0}
+        for length in range(1, max(map(len, beginnings), default=0) + 1):
+            here = [data for data in beginnings if len(data) == length]
+            parents = torch.tensor([before[data[:-1]] for data in here])
+            last = torch.tensor([data[-1] for data in here])
+            ends = [(i, tokens[data]) for i, data in enumerate(here) if data in tokens]
+            levels.append((parents, last, ends))
+            before = {data: i for i, data in enumerate(here)}
+        return levels
+
+
+class _Paths(NamedTuple):
+    """Of M texts, up to each of T + 1 times: paths that end in the last byte, and in a blank behind it."""
+
+    in_byte_MT: Tensor
+    in_blank_MT: Tensor
+    log_prob_M: Tensor  # of all texts that begin so
+    last_M: Tensor  # byte; -1 in an empty text
+
+    def pick(self, index_M: Tensor) -> "_Paths":
+        return _Paths(*(part[index_M] for part in self))
+
+
+class Spelled:
+    """How likely a sound is to go on with each token, behind those that were accepted.
+
+    Args:
+        end: the id of the token that ends a text.
+        said: tokens that a text begins with in any case.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, end: int, said: Sequence[int] = ()) -> None:
+        self.vocabulary, self.end, self.said = vocabulary, end, said
+        self.has_heard = False
+
+    def hear(self, log_probs_TB: Tensor) -> None:
+        """Take what the encoder spells of the sound, ``[T, 256]``; byte 0 is the blank."""
+        # Doubles on the CPU: sums of logarithms over all times are subtracted from each other.
+        log_probs_TB = log_probs_TB.detach().cpu().double()
+        start = log_probs_TB.new_zeros(1, log_probs_TB.shape[1])
+        self._log_probs_BT = log_probs_TB.T.contiguous()
+        self._sums_BT = torch.cat([start, log_probs_TB.cumsum(0)]).T.contiguous()
+        silent_1T = self._sums_BT[:1]
+        self._paths = _Paths(
+            torch.full_like(silent_1T, _NEVER), silent_1T, start.new_zeros(1), torch.tensor([-1])
+        )
+        self.has_heard = True
+        for token in self.said:
+            self.accept(token)
+
+    def log_probs(self) -> Tensor:
+        """Float32 ``[V]``: of each token, given the text so far and the sound."""
+        paths = self._paths
+        before = paths.log_prob_M[0]
+        out_V = before.new_full((self.vocabulary.size,), _FLOOR)
+        whole = torch.logaddexp(paths.in_byte_MT[0, -1], paths.in_blank_MT[0, -1])
+        out_V[self.end] = (whole - before).clamp(min=_FLOOR)
+        followed = torch.tensor([0])  # of the beginnings of a length
+        for parents, last, ends in self.vocabulary.levels:
+            at = torch.searchsorted(followed, parents).clamp(max=len(followed) - 1)
+            here = (followed[at] == parents).nonzero()[:, 0]
+            paths = self._follow(paths.pick(at[here]), last[here])
+            likely = (paths.log_prob_M - before > _FLOOR).nonzero()[:, 0]
+            paths, followed = paths.pick(likely), here[likely]
+            if not len(followed):
+                break
+            gained = dict(zip(followed.tolist(), (paths.log_prob_M - before).tolist(), strict=True))
+            for index, tokens in ends:
+                if index in gained:
+                    out_V[tokens] = gained[index]
+        return out_V.float()
+
+    def accept(self, token: int) -> None:
+        """Go on behind a token."""
+        for byte in self.vocabulary.bytes[token]:
+            self._paths = self._follow(self._paths, torch.tensor([byte]))
+
+    def _follow(self, paths: _Paths, bytes_M: Tensor) -> _Paths:
+        """One more byte behind each text (Algorithm 2 of the paper, all times at once)."""
+        # The same byte twice needs a blank between.
+        again_M1 = (paths.last_M == bytes_M)[:, None]
+        either_MT = torch.logaddexp(paths.in_byte_MT, paths.in_blank_MT)
+        before_MT = torch.where(again_M1, paths.in_blank_MT, either_MT)[:, :-1]
+        log_prob_M = (before_MT + self._log_probs_BT[bytes_M]).logsumexp(dim=1)
+        # A path stays in the byte, or in the blank behind it: a recurrence in time, solved by sums of logarithms.
+        sums_MT, blanks_1T = self._sums_BT[bytes_M], self._sums_BT[:1]
+        never_M1 = before_MT.new_full((len(bytes_M), 1), _NEVER)
+        in_byte_MT = sums_MT[:, 1:] + (before_MT - sums_MT[:, :-1]).logcumsumexp(dim=1)
+        in_byte_MT = torch.cat([never_M1, in_byte_MT], dim=1)
+        in_blank_MT = blanks_1T[:, 1:] + (in_byte_MT[:, :-1] - blanks_1T[:, :-1]).logcumsumexp(dim=1)
+        return _Paths(in_byte_MT, torch.cat([never_M1, in_blank_MT], dim=1), log_prob_M, bytes_M)
+
+
+def _lower(data: bytes) -> bytes:
+    try:
+        return data.decode().lower().encode()
+    except UnicodeDecodeError:  # a part of a character
+        return data

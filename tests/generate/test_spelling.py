@@ -1,0 +1,121 @@
+"""Joint decoding: exact probabilities of beginnings, and transcripts that follow what the encoder spells."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sensorium.generate.interface import Model
+from sensorium.generate.prompt import read_prompt, transcript
+from sensorium.generate.requests import TextOptions
+from sensorium.generate.spelling import Spelled, Vocabulary
+from sensorium.media.parts import Audio
+from tests.generate.small_model import small_model
+
+# One token is no text, one ends the text, one is a part of a character.
+TOKENS = (b"", b"a", b"b", b"ab", b"Ba", b"aab", b" a", "É".encode(), b"\xc3", b"\xa9", b"")
+END = 10
+
+
+def spelled_at_random(num_times: int, seed: int) -> torch.Tensor:
+    """Log-probabilities in which only a few bytes are likely."""
+    logits = torch.full((num_times, 256), -60.0)
+    likely = [0, *b"ab ", *"é".encode()]
+    logits[:, likely] = torch.randn(num_times, len(likely), generator=torch.Generator().manual_seed(seed))
+    return logits.log_softmax(-1)
+
+
+def all_texts(log_probs_TB: torch.Tensor) -> dict[bytes, float]:
+    """Every text and its probability, by all paths."""
+    found: dict[bytes, float] = {}
+    likely = [0, *b"ab ", *"é".encode()]
+    for path in itertools.product(likely, repeat=len(log_probs_TB)):
+        said = bytes(byte for byte, _ in itertools.groupby(path) if byte)
+        logarithm = sum(float(log_probs_TB[t, byte]) for t, byte in enumerate(path))
+        found[said] = found.get(said, 0.0) + math.exp(logarithm)
+    return found
+
+
+@pytest.mark.parametrize("said", [(), (3,), (3, 1), (3, 1, 4), (7,), (8, 9, 6)])
+def test_the_next_token_is_as_likely_as_all_paths_say(said: tuple[int, ...]) -> None:
+    log_probs = spelled_at_random(6, 0)
+    texts = all_texts(log_probs)
+    spelled = Spelled(Vocabulary(TOKENS), END, said)
+    assert not spelled.has_heard
+    spelled.hear(log_probs)
+    before = b"".join(
+        TOKENS[token].decode(errors="ignore").lower().encode() or TOKENS[token] for token in said
+    )
+    beginning = sum(p for text, p in texts.items() if text.startswith(before))
+    got = spelled.log_probs()
+    for token, data in enumerate(TOKENS):
+        if token == END:
+            wanted = texts.get(before, 0.0)
+        elif data:
+            lower = data.decode(errors="ignore").lower().encode() or data
+            wanted = sum(p for text, p in texts.items() if text.startswith(before + lower))
+        else:
+            wanted = 0.0
+        floor = math.exp(-20)
+        assert float(got[token]) == pytest.approx(math.log(max(floor, wanted / beginning)), abs=2e-4), data
+
+
+def test_a_byte_that_means_blank_spells_nothing() -> None:
+    spelled = Spelled(Vocabulary((b"a", b"\0", b"\0a", b"")), 3)
+    spelled.hear(spelled_at_random(4, 1))
+    assert spelled.log_probs()[1:3].tolist() == [-20, -20]
+
+
+def dictated(words: str, **changes: object) -> tuple[Model, Audio]:
+    """A random model whose encoder spells these words of any sound of a second, a byte every patch."""
+    model = small_model(spelled_per_patch=1, **changes)
+    sound = Audio((0.1 * np.random.default_rng(0).standard_normal(24_000).astype(np.float32), 24_000))
+    spoken = words.encode()
+
+    def spell(name: str, hidden_PD: torch.Tensor) -> torch.Tensor:
+        path = [b for byte in spoken for b in (byte, 0)]
+        path = (path + [0] * len(hidden_PD))[: len(hidden_PD)]
+        logits = torch.zeros(len(hidden_PD), 256)
+        logits[range(len(path)), path] = 30.0
+        return logits
+
+    model.model.spell = spell  # type: ignore[method-assign]
+    return model, sound
+
+
+def test_a_transcript_is_what_the_encoder_spells_and_other_answers_are_not() -> None:
+    model, sound = dictated("call two")
+    assert model.generate([sound, "transcribe"], spelling=0.99).lower() == "call two"
+    alone = model.generate([sound, "transcribe"], spelling=0)
+    assert alone.lower() != "call two"
+    # Any other question is answered as before, and so is another order.
+    for prompt in ([sound, "what is it?"], ["transcribe", sound], "transcribe", [sound, "transcribe", "!"]):
+        assert model.generate(prompt, spelling=0.99) == model.generate(prompt, spelling=0)
+    together = model.generate_many([[sound, "transcribe"], [sound, "what?"]], spelling=0.99)
+    assert together[0].lower() == "call two"
+    assert together[1] == model.generate([sound, "what?"])
+
+
+def test_a_transcript_that_has_begun_goes_on() -> None:
+    model, sound = dictated("call two")
+    heard = list(model.listen(sound, policy="agree", detect="sound", step_s=0.3))
+    assert heard[-1].is_final
+    prompt = read_prompt([sound, "transcribe"], "text", model.config.model, model.tokenizer)
+    medium, said = transcript(prompt, model.tokenizer) or (None, None)
+    assert medium is prompt[0]
+    assert said == []
+    assert transcript(prompt[1:], model.tokenizer) is None
+
+
+def test_models_that_do_not_spell_transcribe_as_before() -> None:
+    model = small_model()
+    sound = Audio((np.zeros(24_000, np.float32), 24_000))
+    assert model.generate([sound, "transcribe"]) == model.generate([sound, "transcribe"], spelling=0)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
+def test_weights_are_shares(weight: float) -> None:
+    with pytest.raises(ValueError, match="spelling is"):
+        TextOptions(spelling=weight)
