@@ -53,3 +53,37 @@ def test_a_sound_has_no_pixels_to_keep() -> None:
     one, two = (augment(x_1FM, np.random.default_rng(1), 1.0, keep_pixels=keep) for keep in (False, True))
     np.testing.assert_array_equal(one, two)
     assert not np.array_equal(one, x_1FM)
+
+
+def voice() -> np.ndarray:
+    """Harmonics every eight bands under one formant at band 40, in 60 frames."""
+    bands = np.arange(100)
+    row = -1.5 + 2 * np.exp(-(((bands - 40) / 12) ** 2)) + 0.5 * np.cos(2 * np.pi * bands / 8)
+    return np.tile(row.astype(np.float32), (1, 60, 1))
+
+
+def test_a_voice_gets_another_throat_and_another_pitch() -> None:
+    throats, pitches = [], []
+    for seed in range(40):
+        heard = augment(voice(), np.random.default_rng(seed), 1.0)
+        assert heard.shape == (1, 60, 100)
+        assert heard.dtype == np.float32
+        assert np.isfinite(heard).all()
+        row = heard[0].mean(axis=0)
+        smooth = np.convolve(np.pad(row, 8, mode="edge"), np.ones(17) / 17, "valid")
+        throats.append(int(smooth.argmax()))
+        waves = np.abs(np.fft.rfft((row - smooth)[8:-8] * np.hanning(84)))
+        pitches.append(int(waves[3:].argmax()) + 3)
+    # The formant stands lower and higher than it was, and not always as the harmonics do.
+    assert min(throats) < 36
+    assert max(throats) > 44
+    assert len(set(pitches)) >= 4
+    assert abs(np.corrcoef(throats, pitches)[0, 1]) < 0.95
+
+
+def test_a_sound_of_strength_nothing_stays_and_a_seed_repeats() -> None:
+    np.testing.assert_array_equal(augment(voice(), np.random.default_rng(0), 0.0), voice())
+    one, two = (augment(voice(), np.random.default_rng(3), 1.0) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    narrow = np.zeros((1, 12, 10), np.float32)
+    assert augment(narrow, np.random.default_rng(1), 0.5).shape == narrow.shape

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ import torch
 
 from sensorium.generate.interface import Model
 from sensorium.generate.prompt import read_prompt, transcript
-from sensorium.generate.requests import TextOptions
+from sensorium.generate.requests import Request, TextOptions
+from sensorium.generate.sequences import Placed
 from sensorium.generate.spelling import Spelled, Vocabulary
 from sensorium.media.parts import Audio
+from sensorium.sequence.document import MediaSegment, TextSegment
+from sensorium.sequence.mask import attention_mask
 from tests.generate.small_model import small_model
 
 # One token is no text, one ends the text, one is a part of a character.
@@ -58,20 +62,26 @@ def test_the_next_token_is_as_likely_as_all_paths_say(said: tuple[int, ...]) -> 
             wanted = sum(p for text, p in texts.items() if text.startswith(before + lower))
         else:
             wanted = 0.0
-        floor = math.exp(-20)
-        assert float(got[token]) == pytest.approx(math.log(max(floor, wanted / beginning)), abs=2e-4), data
+        # Only the end has no floor: a transcript must not end early because ending is cheap.
+        floor = math.exp(-50 if token == END else -12)
+        told = max(float(got[token]), math.log(floor))
+        assert told == pytest.approx(math.log(max(floor, wanted / beginning)), abs=2e-4), data
 
 
 def test_a_byte_that_means_blank_spells_nothing() -> None:
     spelled = Spelled(Vocabulary((b"a", b"\0", b"\0a", b"")), 3)
     spelled.hear(spelled_at_random(4, 1))
-    assert spelled.log_probs()[1:3].tolist() == [-20, -20]
+    assert spelled.log_probs()[1:3].tolist() == [-12, -12]
+
+
+def a_sound() -> Audio:
+    """A second of noise."""
+    return Audio((0.1 * np.random.default_rng(0).standard_normal(24_000).astype(np.float32), 24_000))
 
 
 def dictated(words: str, **changes: object) -> tuple[Model, Audio]:
     """A random model whose encoder spells these words of any sound of a second, a byte every patch."""
     model = small_model(spelled_per_patch=1, **changes)
-    sound = Audio((0.1 * np.random.default_rng(0).standard_normal(24_000).astype(np.float32), 24_000))
     spoken = words.encode()
 
     def spell(name: str, hidden_PD: torch.Tensor) -> torch.Tensor:
@@ -82,7 +92,7 @@ def dictated(words: str, **changes: object) -> tuple[Model, Audio]:
         return logits
 
     model.model.spell = spell  # type: ignore[method-assign]
-    return model, sound
+    return model, a_sound()
 
 
 def test_a_transcript_is_what_the_encoder_spells_and_other_answers_are_not() -> None:
@@ -98,15 +108,63 @@ def test_a_transcript_is_what_the_encoder_spells_and_other_answers_are_not() -> 
     assert together[1] == model.generate([sound, "what?"])
 
 
+def joint_score(model: Model, sound: Audio, tokens: Sequence[int], weight: float) -> float:
+    """What the trunk and the spelling together give for a whole transcript, in one pass without a cache."""
+    ids = model.tokenizer
+    prompt = read_prompt([sound, "transcribe"], "text", model.config.model, ids)
+    engine = model.engine
+    with torch.inference_mode():
+        batch = engine._batch([[*prompt, TextSegment(list(tokens))]])
+        mask = attention_mask(batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
+        hidden = model.model.trunk(model.model.embed(batch, {}), batch.positions_BT3, mask)
+        logits = model.model.logits(hidden)[0, -1 - len(tokens) :]
+        allowed_V = engine._allowed(Request(prompt=prompt))
+        expected = logits.masked_fill(~allowed_V, -torch.inf).log_softmax(-1)
+        medium = next(s for s in prompt if isinstance(s, MediaSegment))
+        heard = Spelled(Vocabulary(engine._token_bytes), ids.eos)
+        heard.hear(engine.reader.spelled(Placed(0, medium, 1)))
+        score = 0.0
+        for place, token in enumerate([*tokens, ids.eos]):
+            score += (1 - weight) * float(expected[place, token])
+            if token != ids.eos:
+                heard.accept(token)
+        return score + weight * (heard.log_prob + float(heard.log_probs()[ids.eos]))
+
+
+def test_nothing_near_the_transcript_that_is_found_fits_better() -> None:
+    model, sound = small_model(spelled_per_patch=2), a_sound()
+    weight, options = 0.8, {"spelling": 0.8, "max_tokens": 12}
+    found = model.submit([sound, "transcribe"], num_beams=24, **options).result().token_ids
+    greedy = model.submit([sound, "transcribe"], num_beams=1, **options).result().token_ids
+    assert found
+    best = joint_score(model, sound, found, weight)
+    assert best > joint_score(model, sound, greedy, weight)
+    generator = np.random.default_rng(0)
+    text = [token for token, data in enumerate(model.engine._token_bytes) if data and 0 not in data]
+    for _ in range(60):
+        place = int(generator.integers(len(found)))
+        other = int(generator.choice(text))
+        for near in (
+            [*found[:place], *found[place + 1 :]],
+            [*found[:place], other, *found[place + 1 :]],
+            [*found[:place], other, *found[place:]],
+        ):
+            assert joint_score(model, sound, near, weight) <= best + 1e-4
+
+
 def test_a_transcript_that_has_begun_goes_on() -> None:
     model, sound = dictated("call two")
-    heard = list(model.listen(sound, policy="agree", detect="sound", step_s=0.3))
-    assert heard[-1].is_final
     prompt = read_prompt([sound, "transcribe"], "text", model.config.model, model.tokenizer)
     medium, said = transcript(prompt, model.tokenizer) or (None, None)
     assert medium is prompt[0]
     assert said == []
     assert transcript(prompt[1:], model.tokenizer) is None
+    begun = [*prompt, TextSegment(model.tokenizer.encode("call"))]
+    text = TextOptions(spelling=0.99)
+    (answer,) = model.engine.generate([Request(prompt=begun, text=text)])
+    assert answer.text.lower() == "two"
+    heard = list(model.listen(sound, policy="agree", detect="sound", step_s=0.3))
+    assert all(event.is_final == (event is heard[-1]) for event in heard)
 
 
 def test_models_that_do_not_spell_transcribe_as_before() -> None:

@@ -4,12 +4,13 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,16 @@ from PIL import Image, ImageDraw
 
 from sensorium.data.shards import verify_manifest
 from sensorium.data.splits import split_of
-from sensorium.starter.builder.full import brain, clips, composed, driver, icons, load_sources, synthetic
+from sensorium.starter.builder.full import (
+    brain,
+    clips,
+    composed,
+    driver,
+    icons,
+    load_sources,
+    piper,
+    synthetic,
+)
 from sensorium.starter.builder.full.card import license_text
 from sensorium.starter.builder.full.source import FullSource
 
@@ -216,7 +226,7 @@ PROMPTS = (
 def test_composed_sentences_keep_their_splits_apart() -> None:
     made = list(composed.sentences(PROMPTS))
     assert made == list(composed.sentences(PROMPTS))
-    assert Counter(s.split for s in made) == {"train": 16_000, "validation": 200, "test": 400}
+    assert Counter(s.split for s in made) == {"train": 18_400, "validation": 200, "test": 400}
     texts = {split: {s.text for s in made if s.split == split} for split in ("train", "validation", "test")}
     assert not texts["train"] & (texts["test"] | texts["validation"])
     assert not texts["test"] & texts["validation"]
@@ -234,6 +244,61 @@ def test_composed_sentences_keep_their_splits_apart() -> None:
         for word in text.lower().strip(".").split()
     }
     assert words["train"] == heard
+    # The neural voice speaks behind all others and in training alone.
+    assert {s.voice.engine for s in made[:16_600]} == {"espeak-ng", "flite", "nanotts"}
+    assert {(s.voice.engine, s.split) for s in made[16_600:]} == {("piper", "train")}
+    assert len({s.key for s in made if s.voice.engine == "piper"}) == 2_400
+
+
+class StandIn:
+    """A network that says a tone as long as its phonemes, and shows what it was given."""
+
+    given: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, data: bytes, options: Any, providers: list[str]) -> None:
+        assert data == b"network"
+
+    def run(self, _: None, inputs: dict[str, Any]) -> list[np.ndarray]:
+        self.given.append(inputs)
+        return [np.sin(np.arange(2_000 * inputs["input"].shape[1]) / 9).astype(np.float32)[None, None]]
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
+def test_a_neural_voice_says_phonemes_at_a_rate_and_a_pitch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = {letter: [number] for number, letter in enumerate("_^$ aeh\u0259lo\u028a\u02c8")}
+    config = {
+        "audio": {"sample_rate": 22_050},
+        "phoneme_id_map": ids,
+        "inference": {"noise_scale": 0.5, "noise_w": 0.25},
+    }
+    with zipfile.ZipFile(tmp_path / "voice.whl", "w") as wheel:
+        wheel.writestr("joe/data/joe.onnx", b"network")
+        wheel.writestr("joe/data/joe.onnx.json", json.dumps(config))
+    monkeypatch.setattr(piper, "fetch", lambda package, folder: tmp_path / "voice.whl")
+    monkeypatch.setattr("onnxruntime.InferenceSession", StandIn)
+    voice = piper.Piper(tmp_path)
+    said = voice.say("hello", "en-us", 1.25)
+    inputs = StandIn.given[-1]
+    names = {number[0]: letter for letter, number in ids.items()}
+    told = "".join(names[number] for number in inputs["input"][0])
+    assert told.startswith("^_h_")
+    assert told.endswith("_$")
+    assert told.replace("_", "")[1:-1] == "h\u0259l\u02c8o\u028a"
+    assert inputs["input_lengths"].tolist() == [len(told)]
+    np.testing.assert_allclose(inputs["scales"], [0.5, 0.8, 0.25])
+    assert said.shape == (2_000 * len(told),)
+    monkeypatch.setattr(composed, "Piper", lambda folder: voice)
+    monkeypatch.setattr(composed, "fetch", lambda package, folder: folder)
+    monkeypatch.setattr(composed, "transcripts", lambda package: dict(enumerate(PROMPTS)))
+    rows = list(islice(composed.piper_rows(tmp_path), 5))
+    assert len(rows) == 5
+    for row in rows:
+        assert (row["source"], row["split"]) == ("composed-prompts-piper", "train")
+        assert row["id"].startswith("composed-prompts-piper/train/")
+        assert row["metadata"]["engine"] == "piper"
+        assert "CC0" in row["attribution"]
 
 
 # The driver

@@ -92,6 +92,8 @@ class Generate:
     """text: the answer is JSON of the schema in this file."""
     spelling: float = 0.5
     """text, transcribe: from 0 to 1, the weight of what the sound's encoder spells beside what the trunk expects."""
+    num_beams: int = 6
+    """text, transcribe: beginnings that are followed side by side."""
 
     num_steps: int = 30
     """picture, sound: steps of the solver."""
@@ -132,7 +134,7 @@ class Generate:
 
 OF_TEXT = (
     *("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
-    *("stop", "choices", "regex", "json_schema", "spelling"),
+    *("stop", "choices", "regex", "json_schema", "spelling", "num_beams"),
 )
 OF_PICTURES = ("width", "height", "source", "strength", "mask")
 OF_SOUNDS = ("duration_s", "vocoder")

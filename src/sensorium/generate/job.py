@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from sensorium.config import ModelConfig
+from sensorium.generate.beams import search
 from sensorium.generate.denoising import Drawing
 from sensorium.generate.requests import Answer, Event, Finished, FinishReason, Media, Request, Text
 from sensorium.generate.sequences import TokenSequence
+from sensorium.generate.spelling import Spelled
 from sensorium.generate.writing import Writer
 from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
 from sensorium.sequence.document import MediaSegment, Segment, TextSegment
@@ -95,6 +97,9 @@ class Job:
         if spelled is not None and not spelled.has_heard:
             # Only now is the medium read, and its features known.
             spelled.hear(self.handle.engine.reader.spelled(self.main.media[-1]))
+            if self.writer.searches:
+                self._search(self.writer, spelled)
+                return
         token = self.writer.choose(logits_V)
         opened = next((m for m in self.config.modalities if token == self.tokenizer.open_token(m)), None)
         if opened is not None and token not in self.writer.ends:
@@ -109,6 +114,29 @@ class Job:
             self._write(token)
         else:
             self.finish(reason)
+
+    def _search(self, writer: Writer, spelled: Spelled) -> None:
+        """All of a transcript at once."""
+        options = writer.options
+        room = self.config.max_position - self.main.total
+        found = search(
+            self.handle.engine.reader,
+            self.main,
+            spelled,
+            writer.allowed_V,
+            num_beams=options.num_beams,
+            max_tokens=min(options.max_tokens, room),
+            weight=options.spelling,
+        )
+        for token in found:
+            piece, reason = writer.accept(token)
+            self._send_text(piece, last=reason is not None)
+            if reason is not None:
+                self.finish(reason)
+                return
+        piece, reason = writer.accept(self.tokenizer.eos)
+        self._send_text(piece, last=True)
+        self.finish(reason or "stop")
 
     def take_velocities(self) -> None:
         """Look at the drawing after it has taken velocities: show it, or end it."""

@@ -33,6 +33,8 @@ class TextOptions:
             of this schema, given as JSON. At most one of the three; they need the extra ``constrain``.
         spelling: weight from 0 to 1 of what the encoder has spelled of a sound, in answers to a sound and the word
             "transcribe" by a model that learned to spell (see ``generate.spelling``); 0 asks the trunk alone.
+        num_beams: beginnings of such a transcript that are followed side by side; 1, and any sampling, constraint or
+            log-probabilities, take one token after another.
         seed: makes a request repeatable, alone or in a batch, whenever it arrives.
     """
 
@@ -49,6 +51,7 @@ class TextOptions:
     regex: str = ""
     json_schema: str = ""
     spelling: float = 0.5
+    num_beams: int = 6
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -64,6 +67,7 @@ class TextOptions:
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "from 0 to 20"),
             ("stop", all(self.stop), "no empty string"),
             ("spelling", 0 <= self.spelling <= 1, "from 0 to 1"),
+            ("num_beams", 1 <= self.num_beams <= 64, "from 1 to 64"),
             ("seed", _is_seed(self.seed), "an integer of 64 bits"),
         ):
             if not good:

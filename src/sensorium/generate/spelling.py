@@ -7,13 +7,23 @@ Shape legend: T times (several to a patch), M beginnings, V vocabulary.
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _NEVER = -1e30  # logarithm of a probability of 0 that still can be subtracted
-_FLOOR = -20.0  # no token is less likely: beginnings below are not followed any further
+_FLOOR = -12.0  # no token is told to be less likely: beginnings below are not followed any further
+
+
+class _Level(NamedTuple):
+    """All beginnings of one length, in order: those of one parent are neighbours."""
+
+    first_child_N: Tensor  # where those of each parent start, and at last where all end
+    last_M: Tensor  # byte
+    first_token_M: Tensor  # where the tokens that are spelled so start in ``tokens``
+    tokens: Tensor
 
 
 class Vocabulary:
@@ -28,24 +38,27 @@ class Vocabulary:
         self.bytes = [_lower(data) for data in token_bytes]
 
     @cached_property
-    def levels(self) -> list[tuple[Tensor, Tensor, list[tuple[int, list[int]]]]]:
-        """By length: (parent's index in the level before, last byte, tokens that end at an index)."""
+    def levels(self) -> list[_Level]:
+        """Beginnings of one byte, of two, ..."""
         tokens: dict[bytes, list[int]] = {}
         for token, data in enumerate(self.bytes):
             if data and 0 not in data:  # which spells nothing
                 tokens.setdefault(data, []).append(token)
-        beginnings = sorted(
-            {data[:n] for data in tokens for n in range(1, len(data) + 1)}, key=lambda b: (len(b), b)
-        )
-        levels = []
-        before: dict[bytes, int] = {b"": 0}
-        for length in range(1, max(map(len, beginnings), default=0) + 1):
-            here = [data for data in beginnings if len(data) == length]
-            parents = torch.tensor([before[data[:-1]] for data in here])
-            last = torch.tensor([data[-1] for data in here])
-            ends = [(i, tokens[data]) for i, data in enumerate(here) if data in tokens]
-            levels.append((parents, last, ends))
-            before = {data: i for i, data in enumerate(here)}
+        levels, before = [], [b""]
+        for length in range(1, max(map(len, tokens), default=0) + 1):
+            here = sorted({data[:length] for data in tokens if len(data) >= length})
+            number = {data: i for i, data in enumerate(before)}
+            parents = torch.tensor([number[data[:-1]] for data in here])
+            ends = [tokens.get(data, []) for data in here]
+            levels.append(
+                _Level(
+                    torch.searchsorted(parents, torch.arange(len(before) + 1)),
+                    torch.tensor([data[-1] for data in here]),
+                    torch.tensor([0, *accumulate(map(len, ends))]),
+                    torch.tensor([token for found in ends for token in found], dtype=torch.int64),
+                )
+            )
+            before = here
         return levels
 
 
@@ -88,27 +101,14 @@ class Spelled:
         for token in self.said:
             self.accept(token)
 
+    @property
+    def log_prob(self) -> float:
+        """Of all texts that begin with what was accepted, given the sound."""
+        return float(self._paths.log_prob_M[0])
+
     def log_probs(self) -> Tensor:
         """Float32 ``[V]``: of each token, given the text so far and the sound."""
-        paths = self._paths
-        before = paths.log_prob_M[0]
-        out_V = before.new_full((self.vocabulary.size,), _FLOOR)
-        whole = torch.logaddexp(paths.in_byte_MT[0, -1], paths.in_blank_MT[0, -1])
-        out_V[self.end] = (whole - before).clamp(min=_FLOOR)
-        followed = torch.tensor([0])  # of the beginnings of a length
-        for parents, last, ends in self.vocabulary.levels:
-            at = torch.searchsorted(followed, parents).clamp(max=len(followed) - 1)
-            here = (followed[at] == parents).nonzero()[:, 0]
-            paths = self._follow(paths.pick(at[here]), last[here])
-            likely = (paths.log_prob_M - before > _FLOOR).nonzero()[:, 0]
-            paths, followed = paths.pick(likely), here[likely]
-            if not len(followed):
-                break
-            gained = dict(zip(followed.tolist(), (paths.log_prob_M - before).tolist(), strict=True))
-            for index, tokens in ends:
-                if index in gained:
-                    out_V[tokens] = gained[index]
-        return out_V.float()
+        return log_probs([self])[0]
 
     def accept(self, token: int) -> None:
         """Go on behind a token."""
@@ -129,6 +129,39 @@ class Spelled:
         in_byte_MT = torch.cat([never_M1, in_byte_MT], dim=1)
         in_blank_MT = blanks_1T[:, 1:] + (in_byte_MT[:, :-1] - blanks_1T[:, :-1]).logcumsumexp(dim=1)
         return _Paths(in_byte_MT, torch.cat([never_M1, in_blank_MT], dim=1), log_prob_M, bytes_M)
+
+
+def log_probs(texts: Sequence[Spelled]) -> Tensor:
+    """Float32 ``[texts, V]``: ``Spelled.log_probs`` of several texts of one sound and vocabulary."""
+    one = texts[0]
+    paths = _Paths(*map(torch.cat, zip(*(text._paths for text in texts), strict=True)))
+    before_B = paths.log_prob_M
+    out_BV = before_B.new_full((len(texts), one.vocabulary.size), _FLOOR)
+    whole_B = torch.logaddexp(paths.in_byte_MT[:, -1], paths.in_blank_MT[:, -1])
+    # Of the beginnings that are followed: of which text, and which of their length.
+    text_M, number_M = torch.arange(len(texts)), torch.zeros(len(texts), dtype=torch.int64)
+    for level in one.vocabulary.levels:
+        parent, child = _expand(level.first_child_N, number_M)
+        paths = one._follow(paths.pick(parent), level.last_M[child])
+        text = text_M[parent]
+        gained = paths.log_prob_M - before_B[text]
+        likely = (gained > _FLOOR).nonzero()[:, 0]
+        paths, text_M, number_M, gained = paths.pick(likely), text[likely], child[likely], gained[likely]
+        if not len(likely):
+            break
+        spelled, place = _expand(level.first_token_M, number_M)
+        out_BV[text_M[spelled], level.tokens[place]] = gained[spelled]
+    out_BV[:, one.end] = whole_B - before_B
+    return out_BV.float()
+
+
+def _expand(first: Tensor, number_M: Tensor) -> tuple[Tensor, Tensor]:
+    """All that belongs to each of some numbers: (index of the number, place)."""
+    start_M = first[number_M]
+    count_M = first[number_M + 1] - start_M
+    owner = torch.repeat_interleave(torch.arange(len(number_M)), count_M)
+    within = torch.arange(len(owner)) - (count_M.cumsum(0) - count_M)[owner]
+    return owner, start_M[owner] + within
 
 
 def _lower(data: bytes) -> bytes:

@@ -102,6 +102,13 @@ class Writer:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
 
+    @property
+    def searches(self) -> bool:
+        """Whether its transcript is searched as a whole."""
+        options = self.options
+        plain = options.temperature == 0 and options.repetition_penalty == 1 and options.logprobs is None
+        return self.spelled is not None and options.num_beams > 1 and plain and self.constraint is None
+
     def choose(self, logits_V: Tensor) -> int:
         """The next token."""
         options = self.options
