@@ -180,6 +180,8 @@ _STARTER_WEIGHTS = {
     "scratch": 2,
     "sonic-pi": 1,
     "wesnoth": 2,
+    "composed-prompts": 16,
+    "composed-prompts-piper": 4,
     "synthetic-speech": 10,
     "asterisk-en": 4,
     "asterisk-fr": 1,
@@ -206,6 +208,8 @@ _STARTER_CLEAN_WEIGHTS = {
     "tuxpaint-sounds": 0.5,
     "brain": 2,
     "fluent-animated": 2,
+    "composed-prompts": 12,
+    "composed-prompts-piper": 3,
     "synthetic-speech": 4,
     "asterisk-en": 3,
     "asterisk-fr": 0.5,
@@ -244,7 +248,10 @@ def starter() -> RunConfig:
                 "image": dataclasses.replace(
                     image, noise_mu=-1.0, noise_std=1.2, noise_scale=2.0, copies_source=True
                 ),
-                "audio": dataclasses.replace(audio, max_size=(480, 100)),
+                # Letters are learned in blocks of the encoder's own (EXPERIMENTS.md, section 21).
+                "audio": dataclasses.replace(
+                    audio, max_size=(480, 100), num_encoder_layers=4, spelled_per_patch=3
+                ),
             },
         ),
         data=DataConfig(

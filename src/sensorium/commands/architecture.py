@@ -77,7 +77,8 @@ def _parts(model: Sensorium) -> list[tuple[str, nn.Module]]:
     for name, module in model.named_children():
         if isinstance(module, nn.ModuleDict):
             for key, entry in module.items():
-                for part, child in entry.named_children():
+                # A layer that stands alone is a part itself.
+                for part, child in list(entry.named_children()) or [("", entry)]:
                     items = child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]
                     out += [
                         (".".join(filter(None, (name, key, part, number))), item) for number, item in items
