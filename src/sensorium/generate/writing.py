@@ -107,7 +107,9 @@ class Writer:
         """Whether its transcript is searched as a whole."""
         options = self.options
         plain = options.temperature == 0 and options.repetition_penalty == 1 and options.logprobs is None
-        return self.spelled is not None and options.num_beams > 1 and plain and self.constraint is None
+        # A control token that may end the answer spells nothing: a search would take it for free.
+        plain = plain and self.constraint is None and not options.stop_tokens
+        return self.spelled is not None and options.num_beams > 1 and plain
 
     def choose(self, logits_V: Tensor) -> int:
         """The next token."""
