@@ -36,7 +36,7 @@ class ModalityConfig:
             edited, an earlier sound of the same length) sees the source's patch beside its own noisy one (as in arXiv
             2211.09800), and copies from it pixel by pixel where it sees fit (as the attention masks of arXiv 1807.09251).
         spelled_per_patch: bytes that a patch may spell of what is said, in the loss that teaches to hear (connectionist
-            temporal classification); 0 leaves it out. 3 are enough for fast speech in patches of 64 ms.
+            temporal classification) and in transcripts; 0 leaves it out. 3 are enough for fast speech in patches of 64 ms.
     """
 
     channels: int
@@ -190,7 +190,7 @@ class DataConfig:
         media_dropout: share of question documents whose media are removed, so that the model has an honest
             answer when there is nothing to see (and a blind baseline is in distribution).
         augment: strength in [0, 1] of random shifts, scales, flips and colour changes of context pictures,
-            and of shifts and gain of context sounds.
+            and of throats, pitches, microphones, noise and shifts of context sounds.
         templates: a run's own, beside the built-in ones.
         max_frames: frames taken from a video.
         shuffle_blocks: row groups whose rows are mixed with each other, while all row groups are shuffled.

@@ -133,7 +133,7 @@ def joint_score(model: Model, sound: Audio, tokens: Sequence[int], weight: float
 
 def test_nothing_near_the_transcript_that_is_found_fits_better() -> None:
     model, sound = small_model(spelled_per_patch=2), a_sound()
-    weight, options = 0.8, {"spelling": 0.8, "max_tokens": 12}
+    weight, options = 0.8, {"spelling": 0.8, "max_tokens": 60}
     found = model.submit([sound, "transcribe"], num_beams=24, **options).result().token_ids
     greedy = model.submit([sound, "transcribe"], num_beams=1, **options).result().token_ids
     assert found
@@ -152,6 +152,23 @@ def test_nothing_near_the_transcript_that_is_found_fits_better() -> None:
             assert joint_score(model, sound, near, weight) <= best + 1e-4
 
 
+@pytest.mark.parametrize("num_beams", [1, 6])
+def test_a_transcript_ends_where_it_is_spelled_or_where_its_room_does(num_beams: int) -> None:
+    model, sound = dictated("call two")
+    ask = {"spelling": 0.99, "num_beams": num_beams}
+    whole = model.submit([sound, "transcribe"], **ask).result()
+    assert (whole.text.lower(), whole.finish_reason, whole.stop_token) == (
+        "call two",
+        "stop",
+        model.tokenizer.eos,
+    )
+    part = model.submit([sound, "transcribe"], max_tokens=2, **ask).result()
+    assert part.finish_reason == "length"
+    assert len(part.token_ids) == 2
+    assert "call two".startswith(part.text.lower())
+    assert model.submit([sound, "transcribe"], stop=["l"], **ask).result().text.lower() in ("ca", "cal")
+
+
 def test_a_transcript_that_has_begun_goes_on() -> None:
     model, sound = dictated("call two")
     prompt = read_prompt([sound, "transcribe"], "text", model.config.model, model.tokenizer)
@@ -164,7 +181,8 @@ def test_a_transcript_that_has_begun_goes_on() -> None:
     (answer,) = model.engine.generate([Request(prompt=begun, text=text)])
     assert answer.text.lower() == "two"
     heard = list(model.listen(sound, policy="agree", detect="sound", step_s=0.3))
-    assert all(event.is_final == (event is heard[-1]) for event in heard)
+    assert [event.is_final for event in heard[-2:]] == [False, True]
+    assert heard[-1].text.lower().startswith("call t")
 
 
 def test_models_that_do_not_spell_transcribe_as_before() -> None:

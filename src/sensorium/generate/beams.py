@@ -36,7 +36,7 @@ def search(
     max_tokens: int,
     weight: float,
 ) -> list[int]:
-    """The tokens of the best transcript found, without its end.
+    """The tokens of the best transcript found, without its end; ``max_tokens`` of them where it goes on behind them.
 
     Args:
         reader: of the engine; it is not touched, but what it knows of media is used.
@@ -84,7 +84,7 @@ def search(
             if score > best_score:
                 grown.append((score, number, _Beam(token_ids, expected, sequence, behind)))
         if not grown:
-            break
+            return best
         grown = sorted(grown, key=lambda item: -item[0])[:num_beams]
         for row, (_, number, beam) in zip(banks[step % 2], grown, strict=False):
             source = beams[number].sequence
@@ -93,7 +93,8 @@ def search(
             beam.sequence.row = row
         beams = [beam for _, _, beam in grown]
         ours.read([(beam.sequence, 1) for beam in beams])
-    return best if best_score > -torch.inf else beams[0].token_ids
+    # There is no room for the rest: what goes on fits better than all that has ended.
+    return beams[0].token_ids
 
 
 def _fork(sequence: TokenSequence) -> TokenSequence:

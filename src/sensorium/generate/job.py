@@ -118,14 +118,14 @@ class Job:
     def _search(self, writer: Writer, spelled: Spelled) -> None:
         """All of a transcript at once."""
         options = writer.options
-        room = self.config.max_position - self.main.total
+        room = min(options.max_tokens, self.config.max_position - self.main.total)
         found = search(
             self.handle.engine.reader,
             self.main,
             spelled,
             writer.allowed_V,
             num_beams=options.num_beams,
-            max_tokens=min(options.max_tokens, room),
+            max_tokens=room,
             weight=options.spelling,
         )
         for token in found:
@@ -134,9 +134,13 @@ class Job:
             if reason is not None:
                 self.finish(reason)
                 return
-        piece, reason = writer.accept(self.tokenizer.eos)
+        if len(found) == room:
+            self._send_text(writer.flush(), last=True)
+            self.finish("length")
+            return
+        piece, _ = writer.accept(self.tokenizer.eos)
         self._send_text(piece, last=True)
-        self.finish(reason or "stop")
+        self.finish("stop")
 
     def take_velocities(self) -> None:
         """Look at the drawing after it has taken velocities: show it, or end it."""
