@@ -229,7 +229,8 @@ class TrainConfig:
         num_steps: optimiser steps; the learning rate reaches its end there.
         max_train_s: optional wall-clock budget in seconds; the schedule then follows whichever of steps and
             seconds is further along, so that a slow machine still anneals to the end. 0 means none.
-        lr: peak learning rate. optimizer: "adamw", or "muon" for the trunk's matrices with AdamW for the rest.
+        lr: peak learning rate. optimizer: "adamw", or "muon" for the trunk's matrices (those of encoders' blocks where only
+            spellers are trained) with AdamW for the rest.
         muon_lr_scale: Muon's learning rate over ``lr``.
         warmup: share of the run with a rising learning rate.
         decay: share of the run, at its end, with a falling one.
@@ -243,7 +244,9 @@ class TrainConfig:
         eval_every: steps between losses on ``eval_batches`` steps' worth of the sources' "validation" split; 0 means
             never. The checkpoint with the lowest is ``best``.
         patience: such losses in a row without a new lowest after which the run stops; 0 means it never does.
-        trained: "all" weights, or only the "heads" (``model.heads.is_head``): the others stay as they are.
+        trained: "all" weights; only the "heads" (``model.heads.is_head``); or only the "spellers" with their encoders
+            (``spelled_per_patch``), without the trunk where nothing else is asked of it (template "spell"). The others
+            stay as they are.
         num_microbatches: parts in which a rank goes through its share of a step: less memory, the same losses.
         shard_size: ranks that share one copy of the parameters; 0 means all.
         activation_checkpointing: recompute the trunk's blocks in backward: less memory for a third more time.
@@ -279,7 +282,7 @@ class TrainConfig:
     eval_every: int = 0
     eval_batches: int = 4
     patience: int = 0
-    trained: Literal["all", "heads"] = "all"
+    trained: Literal["all", "heads", "spellers"] = "all"
     num_microbatches: int = 1
     shard_size: int = 0
     activation_checkpointing: bool = False
@@ -317,6 +320,11 @@ class RunConfig:
             raise ValueError(
                 f"data.clean_from is {self.data.clean_from} and train.num_steps {self.train.num_steps}: the clean "
                 "stage would never come; lower the one or raise the other"
+            )
+        spelled = [modality.spelled_per_patch for modality in self.model.modalities.values()]
+        if self.train.trained == "spellers" and not any(spelled):
+            raise ValueError(
+                'train.trained is "spellers" and no modality has a speller; set its spelled_per_patch (to 3, say)'
             )
 
 

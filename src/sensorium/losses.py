@@ -182,6 +182,8 @@ def compute_losses(
     noise: dict[str, Noise],
     align: Align | None = None,
     text_average: str = "token",
+    *,
+    encoders_only: bool = False,
 ) -> dict[str, Loss]:
     """One forward pass and all its losses: ``text``, ``z``, ``align``, ``flow_<modality>`` and ``spell_<modality>``.
 
@@ -190,8 +192,9 @@ def compute_losses(
     Args:
         align: the alignment loss where pairs of other batches take part in it.
         text_average: see ``TrainConfig``.
+        encoders_only: leave the trunk out: nothing but spelling has a loss.
     """
-    hidden_BTD = model(batch, noise, batch.read_R)
+    hidden_BTD = model(batch, noise, batch.read_R, encoders_only=encoders_only)
     config = model.config
     losses: dict[str, Loss] = {}
     text, losses["z"] = text_loss(model, hidden_BTD, batch, text_average)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig, SourceConfig, TrainConfig
@@ -28,11 +28,16 @@ def _full(name: str, weight: float, templates: dict[str, float], **options: Any)
     return SourceConfig(path=f"{FULL_DATA}/{name}", weight=weight, templates=templates, **options)
 
 
+_SPOKEN_SOURCES = (SourceConfig(path="starter:asterisk-en", weight=1, templates={"spell": 1.0}),)
 _NAMED = {"pair": 2.0, "embed": 1.0, "caption": 0.5, "translate": 0.5}
 _SPOKEN = {"transcribe": 2.0, "speak": 1.0}
 FULL_SOURCES = (
     _full("noto", 8, _NAMED),
     _full("fluent", 8, _NAMED),
+    _full("fluent-flat", 3, _NAMED),
+    _full("noto-v1", 3, _NAMED),
+    _full("emojitwo", 2, _NAMED),
+    _full("fxemoji", 1, _NAMED),
     _full("tuxpaint", 4, _NAMED),
     _full("openclipart", 8, {"pair": 1, "embed": 1}),
     _full("pysiogame", 2, _NAMED),
@@ -42,6 +47,7 @@ FULL_SOURCES = (
     _full("synthetic-speech", 6, {"transcribe": 2, "speak": 1, "pair": 0.5}),
     _full("composed-prompts", 12, {"transcribe": 1}),
     _full("composed-prompts-piper", 3, {"transcribe": 1}),
+    _full("composed-prompts-hibari", 6, {"transcribe": 1}),
     _full("asterisk-en", 3, _SPOKEN),
     _full("asterisk-fr", 1, _SPOKEN),
     _full("asterisk-es", 1, _SPOKEN),
@@ -73,8 +79,8 @@ FULL_SOURCES = (
 CLEAN_SOURCES = tuple(
     source
     for source in FULL_SOURCES
-    if source.path.rpartition("/")[2]
-    not in {"wordnet", "synthetic-speech", "composed-prompts", "openclipart", "klettres"}
+    if source.path.rpartition("/")[2] not in {"wordnet", "synthetic-speech", "openclipart", "klettres"}
+    and "composed-prompts" not in source.path
 )
 
 
@@ -163,9 +169,14 @@ def tiny() -> RunConfig:
 
 # For hours of a few cores rather than of a GPU: the sources that are taken, and their weights. Pictures, questions and
 # edits have the most. Left out: drawings as code, whose answers are long, and spoken letters.
+_EMOJI_STYLES = ("noto", "fluent", "fluent-flat", "noto-v1", "emojitwo", "fxemoji")
 _STARTER_WEIGHTS = {
-    "noto": 24,
-    "fluent": 24,
+    "noto": 16,
+    "fluent": 15,
+    "fluent-flat": 6,
+    "noto-v1": 5,
+    "emojitwo": 4,
+    "fxemoji": 2,
     "tuxpaint": 5,
     "openclipart": 4,
     "pysiogame": 1,
@@ -182,6 +193,7 @@ _STARTER_WEIGHTS = {
     "wesnoth": 2,
     "composed-prompts": 16,
     "composed-prompts-piper": 4,
+    "composed-prompts-hibari": 8,
     "synthetic-speech": 10,
     "asterisk-en": 4,
     "asterisk-fr": 1,
@@ -194,11 +206,15 @@ _STARTER_WEIGHTS = {
     "fluent-animated": 2,
     "brain": 2,
 }
-# The second stage: the two largest collections of pictures, drawn and named, and questions; of the rest enough not to
+# The second stage: emoji, drawn in six styles and named in many languages, and questions; of the rest enough not to
 # forget it.
 _STARTER_CLEAN_WEIGHTS = {
-    "noto": 50,
-    "fluent": 50,
+    "noto": 34,
+    "fluent": 32,
+    "fluent-flat": 12,
+    "noto-v1": 10,
+    "emojitwo": 8,
+    "fxemoji": 4,
     "tuxpaint": 3,
     "easy-vqa": 34,
     "edits": 24,
@@ -210,6 +226,7 @@ _STARTER_CLEAN_WEIGHTS = {
     "fluent-animated": 2,
     "composed-prompts": 12,
     "composed-prompts-piper": 3,
+    "composed-prompts-hibari": 6,
     "synthetic-speech": 4,
     "asterisk-en": 3,
     "asterisk-fr": 0.5,
@@ -218,7 +235,10 @@ _STARTER_CLEAN_WEIGHTS = {
 _STARTER_CLEAN_TEMPLATES = {"pair": 3.0, "embed": 1.0, "caption": 0.3, "translate": 0.3}
 
 
-def _starter_sources(weights: dict[str, float], **templates: dict[str, float]) -> tuple[SourceConfig, ...]:
+def _starter_sources(
+    weights: Mapping[str, float], templates: Mapping[str, dict[str, float]] | None = None
+) -> tuple[SourceConfig, ...]:
+    templates = templates or {}
     named = {source.path.rpartition("/")[2]: source for source in FULL_SOURCES}
     return tuple(
         dataclasses.replace(named[name], weight=weight, templates=templates.get(name, named[name].templates))
@@ -257,7 +277,7 @@ def starter() -> RunConfig:
         data=DataConfig(
             sources=_starter_sources(_STARTER_WEIGHTS),
             clean_sources=_starter_sources(
-                _STARTER_CLEAN_WEIGHTS, noto=_STARTER_CLEAN_TEMPLATES, fluent=_STARTER_CLEAN_TEMPLATES
+                _STARTER_CLEAN_WEIGHTS, {style: _STARTER_CLEAN_TEMPLATES for style in _EMOJI_STYLES}
             ),
             clean_from=6_850,
             row_length=256,
@@ -274,6 +294,38 @@ def starter() -> RunConfig:
             ema_decay=0.999,
             save_every=100,
             sample_every=0,
+        ),
+    )
+
+
+def hearing() -> RunConfig:
+    """The sound's encoder and speller of ``starter`` alone, from a model of its shape: ``--warm-start starter``.
+
+    Without the trunk a step with as many sounds costs a fifth, and learning to hear takes thousands (EXPERIMENTS.md,
+    section 21). The trunk then has to get used to the new encoder in a run of all tasks.
+    """
+    base = starter()
+    weights = {
+        "composed-prompts": 16,
+        "composed-prompts-piper": 4,
+        "composed-prompts-hibari": 14,
+        "asterisk-en": 2,
+        "synthetic-speech": 2,
+        "tuxpaint-speech": 1,
+    }
+    spelled = {name: {"spell": 1.0} for name in weights}
+    return dataclasses.replace(
+        base,
+        name="hearing",
+        data=dataclasses.replace(
+            base.data,
+            sources=_starter_sources(weights, spelled),
+            clean_sources=(),
+            clean_from=0,
+            samples_per_step=64,
+        ),
+        train=dataclasses.replace(
+            base.train, trained="spellers", num_steps=6_000, warmup=0.025, min_lr_ratio=0.02, save_every=500
         ),
     )
 
@@ -404,7 +456,7 @@ def debug(config: RunConfig) -> RunConfig:
         ),
         data=dataclasses.replace(
             config.data,
-            sources=STARTER_SOURCES,
+            sources=_SPOKEN_SOURCES if config.train.trained == "spellers" else STARTER_SOURCES,
             clean_sources=STARTER_SOURCES[:2] if config.data.clean_sources else (),
             clean_from=15 if config.data.clean_sources else 0,
             row_length=128,
@@ -421,6 +473,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "nano": nano,
     "tiny": tiny,
     "starter": starter,
+    "hearing": hearing,
     "small": small,
     "base": base,
 }

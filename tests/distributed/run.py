@@ -22,7 +22,8 @@ from tests.train.run import small_run
 
 def mixed_run(data: Path, **train: Any) -> RunConfig:
     """Pictures, sounds, words, edits and speech; the words can be dealt to one rank alone."""
-    config = small_run(data, **{"num_steps": 20, "save_every": 0, **train})
+    config = small_run(data, **{"num_steps": 20, "save_every": 0})
+    trained = dataclasses.replace(config.train, **train)
     sources = (
         SourceConfig(
             path=str(data / "noto.parquet"), order_key="noto", weight=3, templates={"pair": 1, "align": 1}
@@ -38,9 +39,15 @@ def mixed_run(data: Path, **train: Any) -> RunConfig:
             cut=True,
         ),
     )
+    if trained.trained == "spellers":
+        # Three sources as above, so that each rank has one, of which nothing but letters is asked.
+        sources = tuple(
+            dataclasses.replace(sources[-1], order_key=f"said/{n}", templates={"spell": 1}) for n in range(3)
+        )
     return dataclasses.replace(
         config,
         model=small_config(bands=100, spelled_per_patch=3),
+        train=trained,
         data=dataclasses.replace(config.data, sources=sources, samples_per_step=16, num_workers=0),
     )
 

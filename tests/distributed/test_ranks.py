@@ -14,6 +14,8 @@ from tests.distributed.conftest import Launch
 Lines = list[dict[str, Any]]
 STOPPED: dict[str, Any] = {"out": "stopped", "train": {"optimizer": "muon", "num_steps": 12}, "how": "stop"}
 
+SPELLERS: dict[str, Any] = {"trained": "spellers", "optimizer": "muon", "num_steps": 8}
+
 
 def losses(run: Path) -> Lines:
     return [{k: v for k, v in line.items() if k.startswith("loss")} for line in read_metrics(run)]
@@ -36,6 +38,7 @@ def one(folder: Path, launch: Launch) -> Path:
         {"out": "one/parts", "train": {"num_microbatches": 2}},
         {"out": "one/sigmoid", "align_loss": "sigmoid", "train": {"num_steps": 8}},
         {"out": "one/muon", "train": {"optimizer": "muon", "num_steps": 12}},
+        {"out": "one/spellers", "train": SPELLERS},
         {"out": "one/recomputed", "train": {"activation_checkpointing": True}},
     )
     assert done.returncode == 0, done.stderr
@@ -51,6 +54,7 @@ def two(folder: Path, launch: Launch) -> Path:
         {"out": "two/parts", "train": {"num_microbatches": 2}},
         {"out": "two/sigmoid", "align_loss": "sigmoid", "train": {"num_steps": 8, "num_microbatches": 2}},
         {"out": "two/muon", "train": {"optimizer": "muon", "num_steps": 12}},
+        {"out": "two/spellers", "train": SPELLERS},
         {
             "out": "two/half",
             "train": {"precision": "bfloat16", "num_steps": 4, "activation_checkpointing": True},
@@ -106,6 +110,14 @@ def test_sharded_weights_are_the_whole_ones(one: Path, two: Path) -> None:
 def test_muon_on_ranks_that_own_whole_matrices(one: Path, two: Path) -> None:
     """Its iteration is computed in bfloat16, which makes last digits of a gradient into more."""
     assert_same(losses(two / "muon"), losses(one / "muon"), rel=2e-3)
+
+
+@pytest.mark.slow
+def test_spellers_without_the_trunk(one: Path, two: Path) -> None:
+    """No rank gathers a block of the trunk, and all it needs has a gradient."""
+    ours, theirs = losses(two / "spellers"), losses(one / "spellers")
+    assert_same(ours, theirs, rel=2e-3)
+    assert ours[-1]["loss_spell_audio"] < 0.95 * ours[0]["loss_spell_audio"]
 
 
 @pytest.mark.slow

@@ -1,16 +1,20 @@
 """The loss that teaches to hear: what is spelled, by which states, and that nothing else changes by it."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from sensorium import recipes
 from sensorium.config import TrainConfig
 from sensorium.losses import compute_losses, count_by_document, count_items
 from sensorium.sequence.document import Document
 from sensorium.sequence.packing import Batch
 from sensorium.train.step import total_loss
+from sensorium.train.trainer import Trainer
 from tests.model.small import (
     documents,
     medium,
@@ -117,3 +121,55 @@ def test_a_sound_is_spelled_by_its_encoder_alone() -> None:
     compute_losses(model, batch, {})["spell_audio"].sum.backward()
     assert all(p.grad is None or not p.grad.any() for p in model.layers.parameters())
     assert all(p.grad is not None and p.grad.any() for p in model.encoders["audio"].parameters())
+
+
+def test_without_the_trunk_the_loss_and_its_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    grads = []
+    for encoders_only in (False, True):
+        model = random_model(CONFIG).train()
+        batch = of([dataclasses.replace(spoken("moo", 3, 1), segments=[medium("audio", (3, 1), 1)])])
+        if encoders_only:
+            monkeypatch.setattr(model, "trunk", None)  # nobody may call it
+        losses = compute_losses(model, batch, {}, encoders_only=encoders_only)
+        losses["spell_audio"].sum.backward()
+        grads.append([losses["spell_audio"].sum, *(p.grad for p in model.encoders["audio"].parameters())])
+        assert [float(loss.count) for name, loss in losses.items() if name != "spell_audio"] == [0.0] * 5
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_only_spellers_and_their_encoders_are_trained(tmp_path: Path) -> None:
+    """By the recipe, with Muon for the encoder's matrices; no weight of anything else moves, not even by decay."""
+    config = recipes.get("hearing-debug")
+    train = dataclasses.replace(config.train, num_steps=2)
+    trainer = Trainer(dataclasses.replace(config, train=train), tmp_path / "run")
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.model, "trunk", None)
+        trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if name.startswith(("encoders.audio.", "spellers."))}
+    assert any(".blocks." in name for name in moved)
+    muon = trainer.optimizer.parts[1].param_groups[0]["params"]
+    assert {id(p) for p in muon} == {
+        id(p) for name, p in trainer.model.named_parameters() if ".audio.blocks." in name and p.ndim == 2
+    }
+
+
+def test_spellers_alone_still_learn_from_a_transcript_by_the_trunk() -> None:
+    """Where more is asked than letters, the frozen trunk is computed."""
+    config = recipes.get("hearing-debug")
+    sources = tuple(dataclasses.replace(s, templates={"transcribe": 1.0}) for s in config.data.sources)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
+    with tempfile.TemporaryDirectory() as run:
+        trainer = Trainer(config, Path(run) / "run")
+        batch = next(iter(trainer.loader.stream(0, 1)))[1]
+        values = trainer.train_step([batch])
+    assert values["loss_text"] > 0
+    assert values["loss_spell_audio"] > 0
+
+
+def test_spellers_that_are_not_there_cannot_be_trained() -> None:
+    config = recipes.get("nano-debug")
+    with pytest.raises(ValueError, match="no modality has a speller; set its spelled_per_patch"):
+        dataclasses.replace(config, train=dataclasses.replace(config.train, trained="spellers"))

@@ -1,4 +1,5 @@
 import io
+import json
 import struct
 import tarfile
 import zlib
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from sensorium import recipes
 from sensorium.data.schema import check_row
 from sensorium.data.splits import split_of
 from sensorium.media.audio import decode_audio
@@ -17,6 +19,7 @@ from sensorium.starter.builder import pinned
 from sensorium.starter.builder.full import (
     clipart,
     emoji,
+    emoji_sets,
     games,
     load_sources,
     shared,
@@ -214,6 +217,58 @@ def test_names_of_regional_variants_are_kept_where_they_differ() -> None:
     assert names == {
         "1f34e": {"de": ["Apfel", "fruit"], "en": ["apple", "fruit"], "en-CA": ["Apple", "fruit"]}
     }
+
+
+def test_drawings_of_a_set_are_found_by_the_names_of_emoji(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    red = '<path fill="red" d="M0 0h8v4H0z"/>'
+    icon_set = {
+        "width": 8,
+        "height": 8,
+        "icons": {
+            "alarmclock": {"body": red},
+            "cats-eye": {"body": red, "width": 16, "left": 2},
+            "waving-hand-dark-skin-tone": {"body": red},
+            "unknownthing": {"body": red},
+        },
+        "aliases": {
+            "alarm-clock": {"parent": "alarmclock"},
+            "dog": {"parent": "cats-eye"},
+            "right-arrow": {"parent": "alarmclock", "hFlip": True},
+        },
+    }
+    drawn = dict(emoji_sets.icons(icon_set))
+    assert set(drawn) == {*icon_set["icons"], "alarm-clock", "dog"}
+    assert b'viewBox="0 0 8 8"' in drawn["alarm-clock"]
+    assert b'viewBox="2 0 16 8"' in drawn["dog"] == drawn["cats-eye"]
+    names = ("alarm clock", "cat\u2019s eye", "Dog", "right arrow", "waving hand: dark skin tone")
+    known = {
+        str(number): emoji.Emoji(names={"en": name, "de": "x"}, keywords="", metadata={})
+        for number, name in enumerate(names)
+    }
+    monkeypatch.setattr(emoji_sets, "emoji_names", lambda folder: known)
+    monkeypatch.setattr(emoji, "emoji_names", lambda folder: known)
+    monkeypatch.setattr(emoji_sets, "fetch", lambda package, folder: folder)
+    monkeypatch.setattr(emoji_sets, "read_texts", lambda path, name: (json.dumps(icon_set),))
+    for emoji_set in emoji_sets.SETS:
+        rows = list(emoji_sets.set_rows(tmp_path, emoji_set))
+        assert {row["text"] for row in rows} == {"alarm clock", "cat\u2019s eye", "Dog"}
+        for row in rows:
+            check_row(row)
+            assert row["source"] == row["metadata"]["style"] == emoji_set.source
+            assert row["license"] == emoji_set.license
+            assert row["split"] == split_of(row["concept"])
+        pixels = np.asarray(Image.open(io.BytesIO(rows[0]["image"]["bytes"])).convert("RGB"), np.int16)
+        assert pixels.shape == (128, 128, 3)
+        assert np.abs(pixels[20, 64] - (255, 0, 0)).max() < 12
+        assert np.abs(pixels[100, 64] - 255).max() < 12
+
+
+def test_the_style_of_tests_is_in_no_recipe() -> None:
+    for name in recipes.RECIPES:
+        data = recipes.get(name).data
+        assert not [s.path for s in (*data.sources, *data.clean_sources) if "openmoji" in s.path]
 
 
 def drawing(path: str, title: str, creator: str = "") -> clipart.Drawing:
@@ -425,7 +480,7 @@ def test_quick_opus_decodes_like_the_slow_one_at_any_length() -> None:
 
 def test_sources_are_named_once_and_pin_their_packages() -> None:
     sources = load_sources()
-    for module in (clipart, emoji, games, sounds, speech, spoken, stamps, words):
+    for module in (clipart, emoji, emoji_sets, games, sounds, speech, spoken, stamps, words):
         for source in module.SOURCES:
             assert sources[source.name] is source
             assert all(

@@ -77,7 +77,12 @@ class Sensorium(nn.Module):
         self.init_weights()
 
     def forward(
-        self, batch: Batch, noise: dict[str, Noise] | None = None, read_R: Tensor | None = None
+        self,
+        batch: Batch,
+        noise: dict[str, Noise] | None = None,
+        read_R: Tensor | None = None,
+        *,
+        encoders_only: bool = False,
     ) -> Tensor:
         """A packed training batch -> hidden states ``[B, T, D]`` after the final norm, zero on padding.
 
@@ -87,6 +92,7 @@ class Sensorium(nn.Module):
             noise: level and noise for each modality that the batch has targets of.
             read_R: flat positions that are wanted; the others come back as zero, and the last block only makes keys
                 and values of them. None: all.
+            encoders_only: leave the trunk out; all but what is spelled comes back as zero.
         """
         noisy = {
             name: NoisyMedia(
@@ -95,6 +101,17 @@ class Sensorium(nn.Module):
             for name, media in batch.targets.items()
         }
         x_BTD = self.embed(batch, noisy)
+        if encoders_only:
+            flat = torch.zeros_like(x_BTD).flatten(0, 1)
+        else:
+            flat = self._read(x_BTD, batch, read_R)
+        for spelled in batch.spelled.values():
+            heard_PD = pick(x_BTD, spelled.token_index_P)[0]
+            flat = flat.index_copy(0, spelled.token_index_P, heard_PD.to(flat.dtype))
+        return flat.view_as(x_BTD)
+
+    def _read(self, x_BTD: Tensor, batch: Batch, read_R: Tensor | None) -> Tensor:
+        """Embeds -> hidden states ``[B * T, D]``, zero where none is wanted."""
         if read_R is None:
             read_R = (batch.doc_id_BT.flatten() >= 0).nonzero()[:, 0]
         ids = (batch.doc_id_BT, batch.block_id_BT, batch.is_noisy_BT)
@@ -108,11 +125,7 @@ class Sensorium(nn.Module):
             place_R = groups.inverse_BT.flatten()[read_R]
             hidden_1RD = self.trunk(x_1ND, positions_1N3, groups, is_noisy_1N, read_R=place_R)
         flat = hidden_1RD.new_zeros(x_BTD.shape).flatten(0, 1)
-        flat = flat.index_copy(0, read_R, hidden_1RD[0])
-        for spelled in batch.spelled.values():
-            heard_PD = pick(x_BTD, spelled.token_index_P)[0]
-            flat = flat.index_copy(0, spelled.token_index_P, heard_PD.to(flat.dtype))
-        return flat.view_as(x_BTD)
+        return flat.index_copy(0, read_R, hidden_1RD[0])
 
     def embed(self, batch: Batch, noisy: dict[str, NoisyMedia]) -> Tensor:
         """Tokens, clean media and noisy media -> embeds ``[B, T, D]``."""

@@ -23,8 +23,9 @@ class Parameters(Protocol):
 
 
 def is_muon(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
-    """Whether Muon updates a parameter: a matrix of the trunk."""
-    is_matrix = name.startswith("layers.") and parameter.ndim == 2
+    """Whether Muon updates a parameter: a matrix of the trunk; of encoders' blocks where spellers alone are trained."""
+    in_block = name.startswith("layers.") or (config.trained == "spellers" and ".blocks." in name)
+    is_matrix = in_block and parameter.ndim == 2
     return config.optimizer == "muon" and parameter.requires_grad and is_matrix
 
 

@@ -104,8 +104,7 @@ def prepare_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> None:
     """
     blocks: list[Any] = list(model.layers)  # type: ignore[arg-type]
     for name, parameter in model.named_parameters():
-        if config.trained == "heads" and not is_head(name):
-            parameter.requires_grad_(False)
+        parameter.requires_grad_(parameter.requires_grad and _is_trained(name, model, config))
     if any(parameter.device.type != ranks.device.type for parameter in model.parameters()):
         model.to(
             ranks.device
@@ -119,6 +118,13 @@ def prepare_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> None:
             block.compile()
     if ranks.mesh is not None:
         _shard(model, blocks, ranks.mesh)
+
+
+def _is_trained(name: str, model: Any, config: TrainConfig) -> bool:
+    if config.trained == "spellers":
+        parts = [f"{part}.{modality}." for modality in model.spellers for part in ("encoders", "spellers")]
+        return name.startswith(tuple(parts))
+    return config.trained == "all" or is_head(name)
 
 
 def _shard(model: nn.Module, blocks: list[Any], mesh: DeviceMesh) -> None:

@@ -106,6 +106,9 @@ def step_losses(
         half = use_bfloat16(config.train, ranks.device)
         return torch.autocast(ranks.device.type, torch.bfloat16, enabled=half)
 
+    # Every rank leaves the trunk out, or none does: its blocks are gathered one by one.
+    is_read = any(count for name, count in facts.counts.items() if not name.startswith("spell_"))
+    encoders_only = config.train.trained == "spellers" and not is_read
     contrast = Contrast(batches, facts, config.model.align_loss, ranks)
     if len(batches) > 1 and any(facts.num_pairs):
         latents = []
@@ -119,7 +122,9 @@ def step_losses(
         with autocast():
             batch, levels = inputs(number)
             align = contrast.align(number)
-            losses = compute_losses(model, batch, levels, align, config.train.text_average)
+            losses = compute_losses(
+                model, batch, levels, align, config.train.text_average, encoders_only=encoders_only
+            )
         yield {name: losses[name]._replace(count=counts[n]) for n, name in enumerate(names)}
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sensorium.data.splits import split_of
 from sensorium.starter.builder import pinned
+from sensorium.starter.builder.full.hibari import ACCENTS, Hibari, speaker_of
 from sensorium.starter.builder.full.pico import Pico
 from sensorium.starter.builder.full.piper import Piper
 from sensorium.starter.builder.full.shared import SAMPLE_RATE, speech_clip
@@ -25,9 +26,12 @@ from sensorium.starter.builder.packages import fetch
 from sensorium.starter.builder.speech import transcripts
 from sensorium.starter.builder.waveforms import Waveform
 
-NAME, NAME_PIPER = "composed-prompts", "composed-prompts-piper"
+NAME = "composed-prompts"
+NAME_PIPER = "composed-prompts-piper"
+NAME_HIBARI = "composed-prompts-hibari"
 _NUM_SENTENCES = {"test": 400, "validation": 200, "train": 16_000}
 _NUM_PIPER = 2_400
+_NUM_HIBARI = 8_000
 _MAX_WORDS = 8
 _VARIATION = 0.2  # of rate and pitch, to either side
 # What the models of the starter recipes hear at once is 5.1 s.
@@ -49,13 +53,18 @@ _MORE = tuple(
         "en-gb-scotland+klatt",
     )
 )
+_KNOWN = (*(voice for voice in VOICES if voice.language == "en" and not voice.is_held_out), *_MORE)
 # One neural voice with several accents: what is held out has two.
 _PIPER = tuple(
     Voice(name=f"piper joe {accent}", engine="piper", id=accent, language="en")
     for accent in ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland")
 )
+# Another, whose throat and pitch are drawn anew for every sentence: as many speakers as sentences.
+_HIBARI = tuple(
+    Voice(name=f"hibari {accent}", engine="hibari", id=accent, language="en") for accent in ACCENTS
+)
 # The voices made of recordings sound most like people: they say more than half.
-_WEIGHTS = {"flite": 3.0, "nanotts": 5.0, "espeak-ng": 1.2, "piper": 1.0}
+_WEIGHTS = {"flite": 3.0, "nanotts": 5.0, "espeak-ng": 1.2, "piper": 1.0, "hibari": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,29 +80,39 @@ class Sentence:
 def composed_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield one row per sentence; what comes out silent or too long is left out."""
     with tempfile.TemporaryDirectory() as scratch, Pico() as pico:
-        for sentence in _sentences(folder):
+        for sentence in _sentences(folder, (*_KNOWN, *_HELD_OUT)):
             rate, pitch = variation(sentence.key, _VARIATION)
             waveform = say(sentence.voice, sentence.text, rate, pitch, Path(scratch), pico)
-            yield from _row(NAME, sentence, waveform, rate, pitch)
+            yield from _row(NAME, sentence, waveform, {"rate": rate, "pitch": pitch})
 
 
 def piper_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield one row per sentence of the neural voice, whose throat grows and shrinks with its pitch."""
     piper = Piper(folder)
-    for sentence in _sentences(folder, piper=True):
+    for sentence in _sentences(folder, _PIPER):
         rate, pitch = variation(sentence.key, _VARIATION)
         said = piper.say(sentence.text, sentence.voice.id, rate / pitch)
         waveform = trimmed(said, round(piper.sample_rate * pitch))
-        yield from _row(NAME_PIPER, sentence, waveform, rate, pitch)
+        yield from _row(NAME_PIPER, sentence, waveform, {"rate": rate, "pitch": pitch})
 
 
-def _sentences(folder: Path, *, piper: bool = False) -> Iterator[Sentence]:
+def hibari_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield one row per sentence, each by a speaker of its own."""
+    hibari = Hibari()
+    for sentence in _sentences(folder, _HIBARI):
+        speaker = speaker_of(sentence.key)
+        waveform = trimmed(hibari.say(sentence.text, sentence.voice.id, speaker), hibari.sample_rate)
+        yield from _row(NAME_HIBARI, sentence, waveform, asdict(speaker))
+
+
+def _sentences(folder: Path, voices: Sequence[Voice]) -> Iterator[Sentence]:
     prompts = transcripts(fetch(pinned.ASTERISK_EN_TEXT, folder)).values()
-    return (s for s in sentences(sorted(prompts)) if (s.voice.engine == "piper") == piper)
+    said_by = {voice.name for voice in voices}
+    return (s for s in sentences(sorted(prompts)) if s.voice.name in said_by)
 
 
 def _row(
-    source: str, sentence: Sentence, waveform: Waveform | None, rate: float, pitch: float
+    source: str, sentence: Sentence, waveform: Waveform | None, how: Mapping[str, float]
 ) -> Iterator[dict[str, Any]]:
     if waveform is None or len(waveform) > _MAX_DURATION_S * SAMPLE_RATE:
         return
@@ -112,8 +131,7 @@ def _row(
             "synthetic": "true",
             "voice": sentence.voice.name,
             "engine": sentence.voice.engine,
-            "rate": str(rate),
-            "pitch": str(pitch),
+            **{name: str(factor) for name, factor in how.items()},
             **({"held_out_voice": "true"} if sentence.voice.is_held_out else {}),
         },
     }
@@ -132,11 +150,12 @@ def sentences(prompts: Sequence[str]) -> Iterator[Sentence]:
             places.setdefault(word, []).append((i, j))
     words = sorted(places)
     rng = random.Random(0)
-    known = [voice for voice in VOICES if voice.language == "en" and not voice.is_held_out] + list(_MORE)
     split_by_text: dict[str, str] = {}
-    # The neural voice came later and speaks last, so that it changes nothing of what the others say.
-    parts = [(split, number, known) for split, number in _NUM_SENTENCES.items()]
-    for split, number, voices in [*parts, ("train", _NUM_PIPER, list(_PIPER))]:
+    parts: list[tuple[str, int, Sequence[Voice]]] = [
+        (s, number, _KNOWN) for s, number in _NUM_SENTENCES.items()
+    ]
+    # The neural voices came later and speak last, so that they change nothing of what the others say.
+    for split, number, voices in [*parts, ("train", _NUM_PIPER, _PIPER), ("train", _NUM_HIBARI, _HIBARI)]:
         weights = [_WEIGHTS[voice.engine] for voice in voices]
         made = 0
         while made < number:
@@ -171,5 +190,8 @@ SOURCES = (
         packages=(pinned.ASTERISK_EN_TEXT, pinned.JOE_PIPER),
         rows=piper_rows,
         tools=TOOLS[:1],
+    ),
+    FullSource(
+        name=NAME_HIBARI, task="synthetic-speech", packages=(pinned.ASTERISK_EN_TEXT,), rows=hibari_rows
     ),
 )

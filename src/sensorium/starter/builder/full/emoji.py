@@ -10,6 +10,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from sensorium.data.splits import split_of
 from sensorium.starter.builder import pinned
 from sensorium.starter.builder.full.shared import picture, tidy
@@ -49,15 +51,35 @@ class Emoji:
 
 def style_rows(folder: Path, style: Style) -> Iterator[dict[str, Any]]:
     """Yield one row per picture of a drawing style that has an English name."""
-    known = _emoji(folder)
-    english = _english_names(folder)
-    seen: set[str] = set()
 
     def is_picture(name: str) -> bool:
         return name.startswith(style.folder) and name.endswith(style.suffix)
 
-    for name, data in read_members(fetch(style.package, folder), is_picture):
-        key = _key(name[len(style.folder) : -len(style.suffix)])
+    pictures = read_members(fetch(style.package, folder), is_picture)
+    yield from emoji_rows(
+        folder,
+        style.source,
+        style.license,
+        style.attribution,
+        (
+            (emoji_key(name[len(style.folder) : -len(style.suffix)]), data, style.read)
+            for name, data in pictures
+        ),
+    )
+
+
+def emoji_rows(
+    folder: Path,
+    source: str,
+    license: str,
+    attribution: str,
+    drawings: Iterable[tuple[str, bytes, Callable[[bytes], Image.Image]]],
+) -> Iterator[dict[str, Any]]:
+    """Yield one row per drawing (key, data, how to read them) that has an English name."""
+    known = emoji_names(folder)
+    english = _english_names(folder)
+    seen: set[str] = set()
+    for key, data, read in drawings:
         emoji = known.get(key)
         # Two spellings of one emoji, with and without the variation selector, are one picture.
         if emoji is None or key in seen:
@@ -67,18 +89,18 @@ def style_rows(folder: Path, style: Style) -> Iterator[dict[str, Any]]:
         concept = emoji_concept(text, english)
         tones = [_TONES[code] for code in key.split("-") if code in _TONES]
         yield {
-            "id": f"{style.source}/{key}",
+            "id": f"{source}/{key}",
             "split": split_of(concept),
             "concept": concept,
             "language": "en",
-            "source": style.source,
-            "license": style.license,
-            "attribution": style.attribution,
+            "source": source,
+            "license": license,
+            "attribution": attribution,
             "text": text,
             "names": emoji.names,
-            "image": picture(style.read(data), key),
+            "image": picture(read(data), key),
             "metadata": {
-                "style": style.source,
+                "style": source,
                 **emoji.metadata,
                 **({"keywords": emoji.keywords} if emoji.keywords else {}),
                 **({"skin_tone": ", ".join(tones)} if tones else {}),
@@ -118,7 +140,7 @@ def cldr_names(texts: Iterable[tuple[str, bytes]]) -> dict[str, dict[str, list[s
         for characters, entry in root.get("annotations", {}).items():
             name = tidy(entry.get("tts", [""])[0])
             if name and "↑" not in name:
-                locales = found.setdefault(_key("-".join(f"{ord(c):x}" for c in characters)), {})
+                locales = found.setdefault(emoji_key("-".join(f"{ord(c):x}" for c in characters)), {})
                 locales[match[1]] = [name, *entry.get("default", [])]
     for locales in found.values():
         for locale in sorted(locales, reverse=True):
@@ -129,7 +151,7 @@ def cldr_names(texts: Iterable[tuple[str, bytes]]) -> dict[str, dict[str, list[s
 
 
 @cache
-def _emoji(folder: Path) -> dict[str, Emoji]:
+def emoji_names(folder: Path) -> dict[str, Emoji]:
     """Return {key: emoji} of all that has an English name."""
     names: dict[str, dict[str, list[str]]] = {}
     for package in (pinned.CLDR, CLDR_DERIVED):
@@ -149,7 +171,7 @@ def _emoji(folder: Path) -> dict[str, Emoji]:
 
 @cache
 def _english_names(folder: Path) -> frozenset[str]:
-    return frozenset(emoji.names["en"].lower() for emoji in _emoji(folder).values())
+    return frozenset(emoji.names["en"].lower() for emoji in emoji_names(folder).values())
 
 
 def _places(folder: Path) -> dict[str, dict[str, str]]:
@@ -158,7 +180,7 @@ def _places(folder: Path) -> dict[str, dict[str, str]]:
     for entry in json.loads(text):
         place = {"category": entry["category"], "subcategory": entry["subcategory"]}
         for variant in (entry, *entry.get("skin_variations", {}).values()):
-            places[_key(variant["unified"])] = place
+            places[emoji_key(variant["unified"])] = place
     return places
 
 
@@ -167,7 +189,7 @@ def _openmoji_extras(folder: Path, known: set[str]) -> dict[str, Emoji]:
     (text,) = read_texts(fetch(pinned.OPENMOJI, folder), "package/data/openmoji.json")
     extras = {}
     for entry in json.loads(text):
-        key = _key(entry["hexcode"])
+        key = emoji_key(entry["hexcode"])
         if key not in known and entry["subgroups"] not in _LEFT_OUT and entry["annotation"].strip():
             words = dict.fromkeys(tidy(f"{entry['tags']}, {entry['openmoji_tags']}").split(", "))
             extras[key] = Emoji(
@@ -178,7 +200,8 @@ def _openmoji_extras(folder: Path, known: set[str]) -> dict[str, Emoji]:
     return extras
 
 
-def _key(code_points: str) -> str:
+def emoji_key(code_points: str) -> str:
+    """Return the name that one emoji has in all packages: its code points in hexadecimal, joined by dashes."""
     # Packages disagree on the case and on the invisible variation selector.
     return "-".join(code for code in code_points.lower().split("-") if code != _VARIATION_SELECTOR)
 

@@ -72,6 +72,7 @@ ENGINES = {
     "flite": "Flite, Carnegie Mellon University (http://cmuflite.org)",
     "nanotts": "SVOX Pico by the Python package py-nanotts",
     "piper": "the Piper voice joe (CC0, https://github.com/NabuCasa/voice-datasets)",
+    "hibari": "hibari (https://github.com/MMWilliams/hibari), after the voice af_heart of Kokoro-82M",
 }
 TOOLS = (("espeak-ng", "apt-get install espeak-ng"), ("flite", "apt-get install flite"))
 _LICENSE = "Unicode-3.0"

@@ -1,0 +1,125 @@
+"""Every emoji in more drawing styles: flat ones, as most drawings on screens are.
+
+Names carry over from one drawing style to another better, the more of them are known (EXPERIMENTS.md, section 21).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sensorium.starter.builder import pinned
+from sensorium.starter.builder.full.emoji import CLDR_DERIVED, emoji_names, emoji_rows
+from sensorium.starter.builder.full.source import FullSource
+from sensorium.starter.builder.images import render_svg
+from sensorium.starter.builder.packages import Package, fetch, read_texts
+
+_NAMES = "; rendered and shrunk; names: Unicode CLDR, Unicode, Inc. (Unicode-3.0)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmojiSet:
+    """A drawing style as Iconify packages it: all drawings in one file, each under a name, not a code point."""
+
+    source: str
+    package: Package
+    license: str
+    attribution: str
+
+
+SETS = (
+    EmojiSet(
+        source="fluent-flat",
+        package=Package(
+            client="npm",
+            name="@iconify-json/fluent-emoji-flat",
+            version="1.2.6",
+            file_name="iconify-json-fluent-emoji-flat-1.2.6.tgz",
+            sha256="7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+        ),
+        license="MIT",
+        attribution="Fluent Emoji, Microsoft Corporation (https://github.com/microsoft/fluentui-emoji)"
+        + _NAMES,
+    ),
+    EmojiSet(
+        source="noto-v1",
+        package=Package(
+            client="npm",
+            name="@iconify-json/noto-v1",
+            version="1.2.5",
+            file_name="iconify-json-noto-v1-1.2.5.tgz",
+            sha256="2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+        ),
+        license="Apache-2.0",
+        attribution="Noto Emoji, Google LLC (https://github.com/googlefonts/noto-emoji)" + _NAMES,
+    ),
+    EmojiSet(
+        source="emojitwo",
+        package=Package(
+            client="npm",
+            name="@iconify-json/emojione",
+            version="1.2.3",
+            file_name="iconify-json-emojione-1.2.3.tgz",
+            sha256="26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+        ),
+        license="CC-BY-4.0",
+        attribution="EmojiTwo, after Emoji One 2 (https://github.com/EmojiTwo/emojitwo)" + _NAMES,
+    ),
+    EmojiSet(
+        source="fxemoji",
+        package=Package(
+            client="npm",
+            name="@iconify-json/fxemoji",
+            version="1.2.2",
+            file_name="iconify-json-fxemoji-1.2.2.tgz",
+            sha256="f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
+        ),
+        license="Apache-2.0",
+        attribution="FxEmojis, Mozilla (https://github.com/mozilla/fxemoji)" + _NAMES,
+    ),
+)
+
+
+def set_rows(folder: Path, emoji_set: EmojiSet) -> Iterator[dict[str, Any]]:
+    """Yield one row per drawing whose name is that of an emoji; skin tones, which look alike, are left out."""
+    known = {letters(emoji.names["en"]): key for key, emoji in emoji_names(folder).items()}
+    (text,) = read_texts(fetch(emoji_set.package, folder), "package/icons.json")
+    drawings = (
+        (known[letters(name)], svg, render_svg)
+        for name, svg in icons(json.loads(text))
+        if letters(name) in known and "skintone" not in letters(name)
+    )
+    yield from emoji_rows(folder, emoji_set.source, emoji_set.license, emoji_set.attribution, drawings)
+
+
+def icons(icon_set: dict[str, Any]) -> Iterable[tuple[str, bytes]]:
+    """Yield every name of a set in Iconify's form, and its drawing as SVG; a drawing that is another turned is not one."""
+    width, height = icon_set["width"], icon_set["height"]
+    plain = {name: names["parent"] for name, names in icon_set.get("aliases", {}).items() if len(names) == 1}
+    for name, original in sorted([*((name, name) for name in icon_set["icons"]), *plain.items()]):
+        icon = icon_set["icons"].get(original)
+        if icon is not None:
+            size = f"{icon.get('left', 0)} {icon.get('top', 0)} {icon.get('width', width)} {icon.get('height', height)}"
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}">{icon["body"]}</svg>'
+            yield name, svg.encode()
+
+
+def letters(name: str) -> str:
+    """Return the letters and digits of a name: sets join words by dashes, by nothing, or leave an apostrophe out."""
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+SOURCES: tuple[FullSource, ...] = tuple(
+    FullSource(
+        name=emoji_set.source,
+        task="picture-text",
+        packages=(emoji_set.package, pinned.CLDR, CLDR_DERIVED, pinned.NOTO, pinned.OPENMOJI),
+        rows=partial(set_rows, emoji_set=emoji_set),
+    )
+    for emoji_set in SETS
+)
