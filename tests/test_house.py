@@ -20,7 +20,8 @@ MAX_LINES = 450
 STANDS_ON: dict[str, tuple[str, ...]] = {
     "config": (),
     "interrupt": (),
-    "recipes": ("config",),
+    "mixtures": ("config",),
+    "recipes": ("mixtures",),
     "media": ("config", "interrupt"),
     "sequence": ("media",),
     "data": ("sequence",),

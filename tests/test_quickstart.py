@@ -12,9 +12,9 @@ from sensorium.config import RunConfig, SourceConfig, load_config, save_config
 from sensorium.data.reader import Reader
 from sensorium.evals.report import Report
 from sensorium.generate.interface import load
+from sensorium.mixtures import FULL_SOURCES, STARTER_SOURCES
 from sensorium.quickstart import NUM_NEW, STYLES, run, write_new_pictures
 from sensorium.quickstart.showing import SHOWN, show_all
-from sensorium.recipes import FULL_SOURCES, STARTER_SOURCES
 from tests.cli.conftest import COMMAND
 from tests.cli.conftest import model_folder as model_folder
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sensorium import recipes
+from sensorium import mixtures, recipes
 from sensorium.config import ModalityConfig, RunConfig, SourceConfig
 from sensorium.data.loader import Loader
 from sensorium.model.flops import StepFlops
@@ -49,7 +49,7 @@ def setting(shape: str, data: Path, work: Path, precision: str = "auto") -> Sett
     """The setting of one of ``SIZES``, which may be a recipe's; ``precision`` is that of ``TrainConfig``."""
     config = recipes.get(shape) if shape in recipes.RECIPES else resized(recipes.nano(), shape)
     known = {f"starter:{name}" for names in PARTS.values() for name in names}
-    sources = tuple(source for source in recipes.STARTER_SOURCES if source.path in known)
+    sources = tuple(source for source in mixtures.STARTER_SOURCES if source.path in known)
     # The run ends when its FLOPs are used up, never by its steps.
     config = with_train(
         with_sources(config, sources),

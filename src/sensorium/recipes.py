@@ -2,87 +2,18 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig, SourceConfig, TrainConfig
-
-STARTER_SOURCES = (
-    SourceConfig(path="starter:noto", weight=18, templates={"pair": 1, "embed": 2}),
-    SourceConfig(path="starter:fluent", weight=18, templates={"pair": 1, "embed": 2}),
-    SourceConfig(path="starter:openclipart", weight=3, templates={"embed": 1}),
-    SourceConfig(path="starter:scratch", weight=5, templates={"pair": 1, "align": 1}),
-    SourceConfig(path="starter:sonic-pi", weight=2, templates={"pair": 1, "align": 1}),
-    SourceConfig(path="starter:asterisk-en", weight=1, templates={"transcribe": 1, "speak": 1}),
-    SourceConfig(path="starter:asterisk-fr", weight=1, templates={"transcribe": 1, "speak": 1}),
-    SourceConfig(path="starter:easy-vqa", weight=46, templates={"chat": 1}, augment=0.0),
-    SourceConfig(path="starter:wordnet", weight=1, templates={"text": 1}),
-)
-
-
-# Where `sensorium data build starter` puts the full starter data unless told otherwise.
-FULL_DATA = "data/starter"
-
-
-def _full(name: str, weight: float, templates: dict[str, float], **options: Any) -> SourceConfig:
-    return SourceConfig(path=f"{FULL_DATA}/{name}", weight=weight, templates=templates, **options)
-
-
-_SPOKEN_SOURCES = (SourceConfig(path="starter:asterisk-en", weight=1, templates={"spell": 1.0}),)
-_NAMED = {"pair": 2.0, "embed": 1.0, "caption": 0.5, "translate": 0.5}
-# Named, but not drawn: a name alone does not say in which style.
-_SEEN = {"align": 2.0, "embed": 1.5, "caption": 0.3, "translate": 0.4}
-_SPOKEN = {"transcribe": 2.0, "speak": 1.0}
-FULL_SOURCES = (
-    _full("noto", 8, _NAMED),
-    _full("fluent", 8, _NAMED),
-    _full("fluent-flat", 3, _SEEN),
-    _full("noto-v1", 3, _SEEN),
-    _full("emojitwo", 2, _SEEN),
-    _full("fxemoji", 1, _SEEN),
-    _full("tuxpaint", 4, _NAMED),
-    _full("openclipart", 8, {"pair": 1, "embed": 1}),
-    _full("pysiogame", 2, _NAMED),
-    _full("scratch-pictures", 1, {"pair": 1}),
-    _full("gcompris", 1, {"pair": 1}),
-    _full("tuxpaint-speech", 6, {"transcribe": 2, "speak": 1, "see-hear": 1, "describe-aloud": 1}),
-    _full("synthetic-speech", 6, {"transcribe": 2, "speak": 1, "pair": 0.5}),
-    _full("composed-prompts", 12, {"transcribe": 1}),
-    _full("composed-prompts-piper", 3, {"transcribe": 1}),
-    _full("composed-prompts-hibari", 6, {"transcribe": 1}),
-    _full("asterisk-en", 3, _SPOKEN),
-    _full("asterisk-fr", 1, _SPOKEN),
-    _full("asterisk-es", 1, _SPOKEN),
-    _full("asterisk-it", 1, _SPOKEN),
-    _full("asterisk-ru", 1, _SPOKEN),
-    _full("klettres", 1, {"transcribe": 1}),
-    _full("ktuberling", 1, _SPOKEN),
-    *(
-        _full(name, weight, {"pair": 1, "align": 1}, cut=True)
-        for name, weight in (
-            ("tuxpaint-sounds", 1),
-            ("gcompris-sounds", 1),
-            ("scratch", 2),
-            ("sonic-pi", 1),
-            ("wesnoth", 2),
-        )
-    ),
-    _full("wordnet", 4, {"text": 1}),
-    _full("easy-vqa", 16, {"chat": 1}, keep_pixels=True),
-    _full("lucide", 3, {"chat": 1}, augment=0.0),
-    _full("tabler", 5, {"chat": 1}, augment=0.0),
-    _full("fluent-animated", 3, {"watch": 1}),
-    _full("brain", 3, {"chat": 1}, augment=0.0),
-    _full("edits", 10, {"chat": 1}, augment=0.0),
-    _full("edits-scratch", 1, {"chat": 1}, augment=0.0),
-    _full("edits-tuxpaint", 2, {"chat": 1}, augment=0.0),
-)
-# The second stage: what people made and said, the questions and the edits; no glosses, no synthetic voices.
-CLEAN_SOURCES = tuple(
-    source
-    for source in FULL_SOURCES
-    if source.path.rpartition("/")[2] not in {"wordnet", "synthetic-speech", "openclipart", "klettres"}
-    and "composed-prompts" not in source.path
+from sensorium.config import DataConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
+from sensorium.mixtures import (
+    CLEAN_SOURCES,
+    FULL_SOURCES,
+    SPOKEN_SOURCES,
+    STARTER_CLEAN_TEMPLATES,
+    STARTER_CLEAN_WEIGHTS,
+    STARTER_SOURCES,
+    STARTER_WEIGHTS,
+    full_sources,
 )
 
 
@@ -171,82 +102,6 @@ def tiny() -> RunConfig:
 
 # For hours of a few cores rather than of a GPU: the sources that are taken, and their weights. Pictures, questions and
 # edits have the most. Left out: drawings as code, whose answers are long, and spoken letters.
-_STARTER_WEIGHTS = {
-    "noto": 16,
-    "fluent": 15,
-    "fluent-flat": 6,
-    "noto-v1": 5,
-    "emojitwo": 4,
-    "fxemoji": 2,
-    "tuxpaint": 5,
-    "openclipart": 4,
-    "pysiogame": 1,
-    "scratch-pictures": 1,
-    "gcompris": 1,
-    "easy-vqa": 32,
-    "edits": 24,
-    "edits-tuxpaint": 3,
-    "edits-scratch": 1,
-    "tuxpaint-sounds": 1,
-    "gcompris-sounds": 0.5,
-    "scratch": 2,
-    "sonic-pi": 1,
-    "wesnoth": 2,
-    "composed-prompts": 16,
-    "composed-prompts-piper": 4,
-    "composed-prompts-hibari": 8,
-    "synthetic-speech": 10,
-    "asterisk-en": 4,
-    "asterisk-fr": 1,
-    "asterisk-es": 0.25,
-    "asterisk-it": 0.25,
-    "asterisk-ru": 0.25,
-    "tuxpaint-speech": 2,
-    "ktuberling": 0.5,
-    "wordnet": 1,
-    "fluent-animated": 2,
-    "brain": 2,
-}
-# The second stage: emoji, drawn in six styles and named in many languages, and questions; of the rest enough not to
-# forget it.
-_STARTER_CLEAN_WEIGHTS = {
-    "noto": 34,
-    "fluent": 32,
-    "fluent-flat": 12,
-    "noto-v1": 10,
-    "emojitwo": 8,
-    "fxemoji": 4,
-    "tuxpaint": 3,
-    "easy-vqa": 34,
-    "edits": 24,
-    "scratch": 2,
-    "sonic-pi": 1,
-    "wesnoth": 1.5,
-    "tuxpaint-sounds": 0.5,
-    "brain": 2,
-    "fluent-animated": 2,
-    "composed-prompts": 12,
-    "composed-prompts-piper": 3,
-    "composed-prompts-hibari": 6,
-    "synthetic-speech": 4,
-    "asterisk-en": 3,
-    "asterisk-fr": 0.5,
-    "tuxpaint-speech": 0.5,
-}
-_STARTER_CLEAN_TEMPLATES = {"pair": 3.0, "embed": 1.0, "caption": 0.3, "translate": 0.3}
-
-
-def _starter_sources(
-    weights: Mapping[str, float], templates: Mapping[str, dict[str, float]] | None = None
-) -> tuple[SourceConfig, ...]:
-    templates = templates or {}
-    named = {source.path.rpartition("/")[2]: source for source in FULL_SOURCES}
-    return tuple(
-        dataclasses.replace(named[name], weight=weight, templates=templates.get(name, named[name].templates))
-        for name, weight in weights.items()
-    )
-
-
 def starter() -> RunConfig:
     """32 px pictures that can be edited, sounds of five seconds, the full starter data in two stages.
 
@@ -276,9 +131,9 @@ def starter() -> RunConfig:
             },
         ),
         data=DataConfig(
-            sources=_starter_sources(_STARTER_WEIGHTS),
-            clean_sources=_starter_sources(
-                _STARTER_CLEAN_WEIGHTS, {"noto": _STARTER_CLEAN_TEMPLATES, "fluent": _STARTER_CLEAN_TEMPLATES}
+            sources=full_sources(STARTER_WEIGHTS),
+            clean_sources=full_sources(
+                STARTER_CLEAN_WEIGHTS, {"noto": STARTER_CLEAN_TEMPLATES, "fluent": STARTER_CLEAN_TEMPLATES}
             ),
             clean_from=6_850,
             row_length=256,
@@ -320,7 +175,7 @@ def hearing() -> RunConfig:
         name="hearing",
         data=dataclasses.replace(
             base.data,
-            sources=_starter_sources(weights, spelled),
+            sources=full_sources(weights, spelled),
             clean_sources=(),
             clean_from=0,
             samples_per_step=64,
@@ -457,7 +312,7 @@ def debug(config: RunConfig) -> RunConfig:
         ),
         data=dataclasses.replace(
             config.data,
-            sources=_SPOKEN_SOURCES if config.train.trained == "spellers" else STARTER_SOURCES,
+            sources=SPOKEN_SOURCES if config.train.trained == "spellers" else STARTER_SOURCES,
             clean_sources=STARTER_SOURCES[:2] if config.data.clean_sources else (),
             clean_from=15 if config.data.clean_sources else 0,
             row_length=128,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sensorium import recipes
+from sensorium import mixtures, recipes
 from sensorium.config import SourceConfig
 from sensorium.data.reader import Reader
 from sensorium.data.writer import ShardWriter
@@ -124,7 +124,7 @@ def test_replay_takes_what_is_here_and_says_so(tmp_path: Path) -> None:
         config, data=dataclasses.replace(config.data, sources=(SourceConfig(path=str(tmp_path), weight=1),))
     )
     sources, what = replay(gone, 0.2, "mine")
-    assert {source.path for source in sources} == {source.path for source in recipes.STARTER_SOURCES}
+    assert {source.path for source in sources} == {source.path for source in mixtures.STARTER_SOURCES}
     assert "the model's own are not here" in what
     assert replay(config, 0.0, "mine")[0] == ()
 

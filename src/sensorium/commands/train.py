@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from sensorium import recipes
+from sensorium import mixtures, recipes
 from sensorium.commands.arguments import help_only, run_tyro
 from sensorium.config import (
     RunConfig,
@@ -346,5 +346,5 @@ def _description() -> str:
     names = list(recipes.RECIPES)
     full = " and ".join(name for name in names if name not in recipes.EMBEDDED)
     return DESCRIPTION.format(
-        recipes=", ".join(names), first=names[0], budget=budget, full=full, folder=recipes.FULL_DATA
+        recipes=", ".join(names), first=names[0], budget=budget, full=full, folder=mixtures.FULL_DATA
     )

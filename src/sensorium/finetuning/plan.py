@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
 
-from sensorium import recipes
+from sensorium import mixtures
 from sensorium.config import DataConfig, RunConfig, SourceConfig, Template
 from sensorium.data.reader import Reader
 from sensorium.data.scan import fitting_templates, media_of_row
@@ -169,7 +169,7 @@ def replay(config: RunConfig, share: float, excluded: str) -> tuple[tuple[Source
     own = config.data.clean_sources or config.data.sources
     for candidates, what in (
         (own, "{} of the {} sources that the model was trained on"),
-        (recipes.STARTER_SOURCES, "the data that ship with the package: the model's own are not here"),
+        (mixtures.STARTER_SOURCES, "the data that ship with the package: the model's own are not here"),
     ):
         found = [s for s in candidates if s.path != excluded and s.weight > 0 and _is_here(s, config)]
         total = sum(source.weight for source in found)
