@@ -166,7 +166,7 @@ def speech_figures(answers: Mapping[str, Sequence[Answers]], asked: Asked) -> li
 
 @dataclass(frozen=True)
 class RealPictures:
-    """Real pictures of the names asked, each in one of the two styles trained on, and in the other one."""
+    """Real pictures of the names asked, each in one of the two styles whose drawing was trained, and in the other one."""
 
     names: list[str]
     one: list[np.ndarray]

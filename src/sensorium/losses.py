@@ -198,7 +198,7 @@ def compute_losses(
     config = model.config
     losses: dict[str, Loss] = {}
     text, losses["z"] = text_loss(model, hidden_BTD, batch, text_average)
-    losses["text"] = text._replace(sum=text.sum + touch_unused(model, batch))
+    losses["text"] = text._replace(sum=text.sum + touch_unused(model, batch, encoders_only=encoders_only))
     flat_hidden = hidden_BTD.flatten(0, 1)
     for name, modality in config.modalities.items():
         if name not in batch.targets:
@@ -267,13 +267,16 @@ def pair_latents(model: Sensorium, hidden_BTD: Tensor, batch: Batch) -> tuple[Te
     return model.latents(flat_hidden[batch.emb_a_M]), model.latents(flat_hidden[batch.emb_b_M])
 
 
-def touch_unused(model: Sensorium, batch: Batch) -> Tensor:
+def touch_unused(model: Sensorium, batch: Batch, *, encoders_only: bool = False) -> Tensor:
     """A zero that depends on the parameters of encoders and heads that the batch has no media for.
+
+    Without the trunk, an encoder is unused too where nothing of its media is spelled.
 
     Every parameter then has a gradient in every step: a rank without a modality never hangs the others, and
     the optimiser treats a parameter alike whatever a batch happens to hold.
     """
-    modules = [encoder for name, encoder in model.encoders.items() if name not in batch.context]
+    read = batch.spelled if encoders_only else batch.context
+    modules = [encoder for name, encoder in model.encoders.items() if name not in read]
     modules += [head for name, head in model.media_heads.items() if name not in batch.targets]
     modules += [speller for name, speller in model.spellers.items() if name not in batch.spelled]
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]

@@ -85,6 +85,8 @@ CLEAN_SOURCES = tuple(
     and "composed-prompts" not in source.path
 )
 
+# For hours of a few cores rather than of a GPU: the sources that are taken, and their weights. Pictures, questions and
+# edits have the most. Left out: drawings as code, whose answers are long, and spoken letters.
 STARTER_WEIGHTS = {
     "noto": 16,
     "fluent": 15,
@@ -121,7 +123,7 @@ STARTER_WEIGHTS = {
     "fluent-animated": 2,
     "brain": 2,
 }
-# The second stage: emoji, drawn in six styles and named in many languages, and questions; of the rest enough not to
+# The second stage: emoji in six styles (two of them drawn), named in many languages, and questions; of the rest enough not to
 # forget it.
 STARTER_CLEAN_WEIGHTS = {
     "noto": 34,

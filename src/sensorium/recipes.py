@@ -100,8 +100,6 @@ def tiny() -> RunConfig:
     )
 
 
-# For hours of a few cores rather than of a GPU: the sources that are taken, and their weights. Pictures, questions and
-# edits have the most. Left out: drawings as code, whose answers are long, and spoken letters.
 def starter() -> RunConfig:
     """32 px pictures that can be edited, sounds of five seconds, the full starter data in two stages.
 
@@ -157,8 +155,7 @@ def starter() -> RunConfig:
 def hearing() -> RunConfig:
     """The sound's encoder and speller of ``starter`` alone, from a model of its shape: ``--warm-start starter``.
 
-    Without the trunk a step with as many sounds costs a fifth, and learning to hear takes thousands (EXPERIMENTS.md,
-    section 21). The trunk then has to get used to the new encoder in a run of all tasks.
+    Learning to hear takes thousands of steps, and without the trunk they are cheap (EXPERIMENTS.md, section 21). The trunk then has to get used to the new encoder in a run of all tasks.
     """
     base = starter()
     weights = {

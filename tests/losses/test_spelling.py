@@ -1,6 +1,7 @@
 """The loss that teaches to hear: what is spelled, by which states, and that nothing else changes by it."""
 
 import dataclasses
+import math
 import tempfile
 from pathlib import Path
 
@@ -164,9 +165,24 @@ def test_spellers_alone_still_learn_from_a_transcript_by_the_trunk() -> None:
     with tempfile.TemporaryDirectory() as run:
         trainer = Trainer(config, Path(run) / "run")
         batch = next(iter(trainer.loader.stream(0, 1)))[1]
+        calls, trunk = [], trainer.model.trunk
+        trainer.model.trunk = lambda *args, **options: (calls.append(1), trunk(*args, **options))[1]  # type: ignore
         values = trainer.train_step([batch])
-    assert values["loss_text"] > 0
+    assert calls
+    assert abs(values["loss_text"] - math.log(config.model.vocab_size)) > 1e-3
     assert values["loss_spell_audio"] > 0
+
+
+def test_without_the_trunk_all_that_is_trained_has_a_gradient_in_every_step() -> None:
+    """Also where a sound is there and its text does not fit: a rank alone would wait for the others forever."""
+    model = random_model(CONFIG).train()
+    batch = of([dataclasses.replace(spoken("a" * 40, 3, 1), segments=[medium("audio", (3, 1), 1)])])
+    assert batch.context
+    assert not batch.spelled
+    losses = compute_losses(model, batch, {}, encoders_only=True)
+    total_loss(losses, TrainConfig())[0].backward()
+    for part in (model.encoders["audio"], model.spellers["audio"]):
+        assert all(p.grad is not None for p in part.parameters())
 
 
 def test_spellers_that_are_not_there_cannot_be_trained() -> None:

@@ -168,6 +168,12 @@ def test_a_voice_speaks_with_any_pitch_at_any_rate() -> None:
     assert british.shape != plain.shape or not np.allclose(british, plain)
 
 
+def test_british_vowels_are_told_by_letters_that_the_network_knows() -> None:
+    assert hibari.americanised("hˈQm ðˈɛː nˌɒt stˈand fˈɑː") == "hˈəʊm ðˈɛə nˌɔt stˈænd fˈɑ"
+    known = "hˈOm ðˈɛɹ nˌɑt stˈænd fˈɑɹ"
+    assert hibari.americanised(known) == known
+
+
 def test_rows_of_many_speakers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(composed, "fetch", lambda package, folder: folder)
     monkeypatch.setattr(composed, "transcripts", lambda package: dict(enumerate(PROMPTS)))

@@ -32,6 +32,7 @@ _PYTHON_PACKAGES = {
     "resvg_py": "pip install 'sensorium[build]'",
     "nibabel": "pip install 'sensorium[build]'",
     "onnxruntime": "pip install 'sensorium[build]'",
+    "hibari": "pip install 'sensorium[build]'",
     "py_nanotts": "pip install py-nanotts",
 }
 

@@ -30,8 +30,7 @@ _SHARE_ALIKE = (
 _FLUENT_MIT = """MIT License
 
 Copyright (c) Microsoft Corporation.
-Copyright (c) 2023 LobeHub.
-
+{packager}
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
 documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
 rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
@@ -51,6 +50,7 @@ _LINKS = {
     "BSD-3-Clause": "https://opensource.org/license/bsd-3-clause",
     "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
     "CC-PDDC": "https://creativecommons.org/licenses/publicdomain/",
+    "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
     "CC-BY-3.0": "https://creativecommons.org/licenses/by/3.0/",
     "CC-BY-SA-3.0": "https://creativecommons.org/licenses/by-sa/3.0/",
     "CC-BY-SA-4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
@@ -96,8 +96,9 @@ def _package_texts(package: Package, cache: Path) -> list[str]:
         found.append(
             f"{package.name} {package.version}, {name}:\n\n{data.decode('utf-8', 'replace').strip()}"
         )
-    if not found and package.name.startswith("@lobehub/fluent-emoji"):
-        found.append(f"{package.name} {package.version}:\n\n{_FLUENT_MIT}")
+    if not found and "/fluent-emoji" in package.name:
+        packager = "Copyright (c) 2023 LobeHub.\n" if package.name.startswith("@lobehub/") else ""
+        found.append(f"{package.name} {package.version}:\n\n{_FLUENT_MIT.format(packager=packager)}")
     return found
 
 

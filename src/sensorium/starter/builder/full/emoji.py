@@ -152,11 +152,22 @@ def cldr_names(texts: Iterable[tuple[str, bytes]]) -> dict[str, dict[str, list[s
 
 @cache
 def emoji_names(folder: Path) -> dict[str, Emoji]:
-    """Return {key: emoji} of all that has an English name."""
+    """Return {key: emoji} of all that has an English name, and OpenMoji's own drawings."""
+    return cldr_emoji(folder) | _openmoji_extras(folder, set(_cldr(folder)))
+
+
+@cache
+def _cldr(folder: Path) -> dict[str, dict[str, list[str]]]:
     names: dict[str, dict[str, list[str]]] = {}
     for package in (pinned.CLDR, CLDR_DERIVED):
         path = fetch(package, folder)
         names.update(cldr_names(read_members(path, lambda name: _ANNOTATIONS.fullmatch(name) is not None)))
+    return names
+
+
+@cache
+def cldr_emoji(folder: Path) -> dict[str, Emoji]:
+    """Return {key: emoji} of all that Unicode's CLDR names in English."""
     places = _places(folder)
     return {
         key: Emoji(
@@ -164,9 +175,9 @@ def emoji_names(folder: Path) -> dict[str, Emoji]:
             keywords=", ".join(word for word in locales["en"][1:] if word != locales["en"][0]),
             metadata=places.get(key, {}),
         )
-        for key, locales in names.items()
+        for key, locales in _cldr(folder).items()
         if "en" in locales
-    } | _openmoji_extras(folder, set(names))
+    }
 
 
 @cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.starter.builder import pinned
-from sensorium.starter.builder.full.emoji import CLDR_DERIVED, emoji_names, emoji_rows
+from sensorium.starter.builder.full.emoji import CLDR_DERIVED, cldr_emoji, emoji_rows
 from sensorium.starter.builder.full.source import FullSource
 from sensorium.starter.builder.images import render_svg
 from sensorium.starter.builder.packages import Package, fetch, read_texts
@@ -24,7 +25,7 @@ _NAMES = "; rendered and shrunk; names: Unicode CLDR, Unicode, Inc. (Unicode-3.0
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiSet:
-    """A drawing style as Iconify packages it: all drawings in one file, each under a name, not a code point."""
+    """A drawing style as Iconify packages it: all drawings in one file, each under a name."""
 
     source: str
     package: Package
@@ -79,7 +80,8 @@ SETS = (
             file_name="iconify-json-fxemoji-1.2.2.tgz",
             sha256="f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
         ),
-        license="Apache-2.0",
+        # Apache-2.0, which the package states, is for their code alone; LICENSE.md has another for the drawings.
+        license="CC-BY-4.0",
         attribution="FxEmojis, Mozilla (https://github.com/mozilla/fxemoji)" + _NAMES,
     ),
 )
@@ -87,7 +89,10 @@ SETS = (
 
 def set_rows(folder: Path, emoji_set: EmojiSet) -> Iterator[dict[str, Any]]:
     """Yield one row per drawing whose name is that of an emoji; skin tones, which look alike, are left out."""
-    known = {letters(emoji.names["en"]): key for key, emoji in emoji_names(folder).items()}
+    named = cldr_emoji(folder)
+    num_named = Counter(letters(emoji.names["en"]) for emoji in named.values())
+    # "keycap: *" and "keycap: #" have the same letters: which is drawn is not known.
+    known = {name: key for key, emoji in named.items() if num_named[name := letters(emoji.names["en"])] == 1}
     (text,) = read_texts(fetch(emoji_set.package, folder), "package/icons.json")
     drawings = (
         (known[letters(name)], svg, render_svg)

@@ -69,9 +69,7 @@ class Hibari:
             from hibari import dsp
             from hibari.g2p import G2P
         except ModuleNotFoundError as error:
-            raise BuildError(
-                "hibari-tts is missing; install it: pip install hibari-tts onnxruntime"
-            ) from error
+            raise BuildError("hibari-tts is missing; install it: pip install 'sensorium[build]'") from error
         self._voice = hibari.Hibari()
         self._synthesis = dsp
         self._phonemes = {"en-us": G2P(), "en-gb": G2P(british=True)}
@@ -83,10 +81,7 @@ class Hibari:
         Args:
             accent: one of ``ACCENTS``.
         """
-        phonemes: str = self._phonemes[accent](text)
-        if accent == "en-gb":
-            for british, known in _BRITISH:
-                phonemes = phonemes.replace(british, known)
+        phonemes = americanised(self._phonemes[accent](text))
         ids = np.array([self._voice.ids(phonemes)], np.int64)
         rate = np.array([speaker.rate], np.float32)
         outputs = self._voice.sess.run(None, {"ids": ids, "speed": rate})
@@ -106,6 +101,13 @@ class Hibari:
         return np.asarray(said, np.float32)
 
 
+def americanised(phonemes: str) -> str:
+    """Return phonemes with British vowels told by the letters that the network knows; American ones stay."""
+    for british, known in _BRITISH:
+        phonemes = phonemes.replace(british, known)
+    return phonemes
+
+
 def stretched(spectrum_BF: np.ndarray, factor: float) -> np.ndarray:
     """Return what stands at bin b moved to bin b * ``factor``; the last bin stands for all above it."""
     last = len(spectrum_BF) - 1
@@ -119,7 +121,8 @@ def stretched(spectrum_BF: np.ndarray, factor: float) -> np.ndarray:
 def bent(pitch_F: np.ndarray, factor: float, power: float) -> np.ndarray:
     """Return a pitch curve in Hz with its mean times ``factor`` and its moves (in octaves) times ``power``.
 
-    Where nothing is voiced it stays 0.
+    Where nothing is voiced it stays 0. What falls under 40 Hz is silenced by the synthesis (at most a twentieth of the
+    voiced frames of the lowest speakers).
     """
     voiced = pitch_F > _UNVOICED_HZ
     if not voiced.any():
