@@ -160,7 +160,9 @@ def test_losses_and_gradients_are_those_of_the_one_mask(
         )
 
     losses, grads = run()
-    monkeypatch.setattr(Sensorium, "forward", lambda self, batch, noise, read_R: by_one_mask(self, batch))
+    monkeypatch.setattr(
+        Sensorium, "forward", lambda self, batch, noise, read_R, **_: by_one_mask(self, batch)
+    )
     expected_losses, expected_grads = run()
     for name, value in expected_losses.items():
         assert losses[name] == pytest.approx(value, rel=1e-5), name
