@@ -96,13 +96,13 @@ def test_drawings_of_a_set_are_found_by_the_names_of_emoji(
     monkeypatch.setattr(emoji, "emoji_names", lambda folder: known | extra)
     monkeypatch.setattr(emoji_sets, "fetch", lambda package, folder: folder)
     monkeypatch.setattr(emoji_sets, "read_texts", lambda path, name: (json.dumps(icon_set),))
-    for emoji_set in emoji_sets.SETS:
-        rows = list(emoji_sets.set_rows(tmp_path, emoji_set))
+    for style in emoji_sets.SETS:
+        rows = list(emoji_sets.set_rows(tmp_path, style))
         assert {row["text"] for row in rows} == {"alarm clock", "cat\u2019s eye", "Dog"}
         for row in rows:
             check_row(row)
-            assert row["source"] == row["metadata"]["style"] == emoji_set.source
-            assert row["license"] == emoji_set.license
+            assert row["source"] == row["metadata"]["style"] == style.source
+            assert row["license"] == style.license
             assert set(row["names"]) == {"en", "de"}
             assert row["license"] in card._LINKS
             assert row["split"] == split_of(row["concept"])

@@ -10,8 +10,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sensorium.data.splits import split_of
 from sensorium.starter.builder import pinned
 from sensorium.starter.builder.full.shared import picture, tidy
@@ -56,30 +54,16 @@ def style_rows(folder: Path, style: Style) -> Iterator[dict[str, Any]]:
         return name.startswith(style.folder) and name.endswith(style.suffix)
 
     pictures = read_members(fetch(style.package, folder), is_picture)
-    yield from emoji_rows(
-        folder,
-        style.source,
-        style.license,
-        style.attribution,
-        (
-            (emoji_key(name[len(style.folder) : -len(style.suffix)]), data, style.read)
-            for name, data in pictures
-        ),
-    )
+    keyed = ((emoji_key(name[len(style.folder) : -len(style.suffix)]), data) for name, data in pictures)
+    yield from emoji_rows(folder, style, keyed)
 
 
-def emoji_rows(
-    folder: Path,
-    source: str,
-    license: str,
-    attribution: str,
-    drawings: Iterable[tuple[str, bytes, Callable[[bytes], Image.Image]]],
-) -> Iterator[dict[str, Any]]:
-    """Yield one row per drawing (key, data, how to read them) that has an English name."""
+def emoji_rows(folder: Path, style: Style, drawings: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, Any]]:
+    """Yield one row per drawing (key, data) of a style that has an English name."""
     known = emoji_names(folder)
     english = _english_names(folder)
     seen: set[str] = set()
-    for key, data, read in drawings:
+    for key, data in drawings:
         emoji = known.get(key)
         # Two spellings of one emoji, with and without the variation selector, are one picture.
         if emoji is None or key in seen:
@@ -89,18 +73,18 @@ def emoji_rows(
         concept = emoji_concept(text, english)
         tones = [_TONES[code] for code in key.split("-") if code in _TONES]
         yield {
-            "id": f"{source}/{key}",
+            "id": f"{style.source}/{key}",
             "split": split_of(concept),
             "concept": concept,
             "language": "en",
-            "source": source,
-            "license": license,
-            "attribution": attribution,
+            "source": style.source,
+            "license": style.license,
+            "attribution": style.attribution,
             "text": text,
             "names": emoji.names,
-            "image": picture(read(data), key),
+            "image": picture(style.read(data), key),
             "metadata": {
-                "style": source,
+                "style": style.source,
                 **emoji.metadata,
                 **({"keywords": emoji.keywords} if emoji.keywords else {}),
                 **({"skin_tone": ", ".join(tones)} if tones else {}),

@@ -9,7 +9,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,19 @@ from sensorium.starter.builder.full.emoji import CLDR_DERIVED, cldr_emoji, emoji
 from sensorium.starter.builder.full.source import FullSource
 from sensorium.starter.builder.images import render_svg
 from sensorium.starter.builder.packages import Package, fetch, read_texts
+from sensorium.starter.builder.pictures import Style
 
 _NAMES = "; rendered and shrunk; names: Unicode CLDR, Unicode, Inc. (Unicode-3.0)"
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmojiSet:
-    """A drawing style as Iconify packages it: all drawings in one file, each under a name."""
-
-    source: str
-    package: Package
-    license: str
-    attribution: str
-
+# Iconify puts all drawings of a style into one file, each under a name.
+_ICONS = "package/icons.json"
 
 SETS = (
-    EmojiSet(
+    Style(
+        folder=_ICONS,
+        suffix="",
+        read=render_svg,
         source="fluent-flat",
         package=Package(
             client="npm",
@@ -47,7 +43,10 @@ SETS = (
         attribution="Fluent Emoji, Microsoft Corporation (https://github.com/microsoft/fluentui-emoji)"
         + _NAMES,
     ),
-    EmojiSet(
+    Style(
+        folder=_ICONS,
+        suffix="",
+        read=render_svg,
         source="noto-v1",
         package=Package(
             client="npm",
@@ -59,7 +58,10 @@ SETS = (
         license="Apache-2.0",
         attribution="Noto Emoji, Google LLC (https://github.com/googlefonts/noto-emoji)" + _NAMES,
     ),
-    EmojiSet(
+    Style(
+        folder=_ICONS,
+        suffix="",
+        read=render_svg,
         source="emojitwo",
         package=Package(
             client="npm",
@@ -71,7 +73,10 @@ SETS = (
         license="CC-BY-4.0",
         attribution="EmojiTwo, after Emoji One 2 (https://github.com/EmojiTwo/emojitwo)" + _NAMES,
     ),
-    EmojiSet(
+    Style(
+        folder=_ICONS,
+        suffix="",
+        read=render_svg,
         source="fxemoji",
         package=Package(
             client="npm",
@@ -87,19 +92,19 @@ SETS = (
 )
 
 
-def set_rows(folder: Path, emoji_set: EmojiSet) -> Iterator[dict[str, Any]]:
+def set_rows(folder: Path, style: Style) -> Iterator[dict[str, Any]]:
     """Yield one row per drawing whose name is that of an emoji; skin tones, which look alike, are left out."""
     named = cldr_emoji(folder)
     num_named = Counter(letters(emoji.names["en"]) for emoji in named.values())
     # "keycap: *" and "keycap: #" have the same letters: which is drawn is not known.
     known = {name: key for key, emoji in named.items() if num_named[name := letters(emoji.names["en"])] == 1}
-    (text,) = read_texts(fetch(emoji_set.package, folder), "package/icons.json")
+    (text,) = read_texts(fetch(style.package, folder), style.folder)
     drawings = (
-        (known[letters(name)], svg, render_svg)
+        (known[letters(name)], svg)
         for name, svg in icons(json.loads(text))
         if letters(name) in known and "skintone" not in letters(name)
     )
-    yield from emoji_rows(folder, emoji_set.source, emoji_set.license, emoji_set.attribution, drawings)
+    yield from emoji_rows(folder, style, drawings)
 
 
 def icons(icon_set: dict[str, Any]) -> Iterable[tuple[str, bytes]]:
@@ -121,10 +126,10 @@ def letters(name: str) -> str:
 
 SOURCES: tuple[FullSource, ...] = tuple(
     FullSource(
-        name=emoji_set.source,
+        name=style.source,
         task="picture-text",
-        packages=(emoji_set.package, pinned.CLDR, CLDR_DERIVED, pinned.NOTO, pinned.OPENMOJI),
-        rows=partial(set_rows, emoji_set=emoji_set),
+        packages=(style.package, pinned.CLDR, CLDR_DERIVED, pinned.NOTO, pinned.OPENMOJI),
+        rows=partial(set_rows, style=style),
     )
-    for emoji_set in SETS
+    for style in SETS
 )
