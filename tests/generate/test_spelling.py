@@ -12,7 +12,7 @@ from sensorium.generate.interface import Model
 from sensorium.generate.prompt import read_prompt, transcript
 from sensorium.generate.requests import Request, TextOptions
 from sensorium.generate.sequences import Placed
-from sensorium.generate.spelling import Spelled, Vocabulary
+from sensorium.generate.spelling import Spelled, Vocabulary, followed, log_probs
 from sensorium.media.parts import Audio
 from sensorium.sequence.document import MediaSegment, TextSegment
 from sensorium.sequence.mask import attention_mask
@@ -66,6 +66,39 @@ def test_the_next_token_is_as_likely_as_all_paths_say(said: tuple[int, ...]) -> 
         floor = math.exp(-50 if token == END else -12)
         told = max(float(got[token]), math.log(floor))
         assert told == pytest.approx(math.log(max(floor, wanted / beginning)), abs=2e-4), data
+
+
+def heard(log_probs_TB: torch.Tensor, *said: int) -> Spelled:
+    spelled = Spelled(Vocabulary(TOKENS), END, said)
+    spelled.hear(log_probs_TB)
+    return spelled
+
+
+def test_several_texts_are_followed_at_once_as_each_alone() -> None:
+    log_probs_TB = spelled_at_random(9, 2)
+    begun, tokens = [(), (3,), (3, 1), (7,), ()], [5, 2, 3, 9, 0]
+    together = followed([heard(log_probs_TB, *said) for said in begun], tokens)
+    for behind, said, token in zip(together, begun, tokens, strict=True):
+        alone = heard(log_probs_TB, *said, token)
+        assert behind.log_prob == pytest.approx(alone.log_prob, abs=1e-9)
+        torch.testing.assert_close(behind.log_probs(), alone.log_probs())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_best_tokens_are_told_exactly_and_no_other_seems_better(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    log_probs_TB = spelled_at_random(9, seed)
+    texts = [heard(log_probs_TB, *said) for said in ((), (3,), (1, 2), (5,))]
+    worth_BV = 6 * torch.randn(4, len(TOKENS), generator=generator, dtype=torch.float64)
+    weight, num_best = 0.6, 6
+    exact_BV = worth_BV + weight * log_probs(texts).double()
+    told_BV = worth_BV + weight * log_probs(texts, worth_BV, weight, num_best).double()
+    # The end has a score in any case, and is not among those that are searched.
+    exact_BV[:, END] = told_BV[:, END] = -torch.inf
+    best = exact_BV.flatten().topk(num_best)
+    torch.testing.assert_close(told_BV.flatten()[best.indices], best.values, atol=1e-5, rtol=0)
+    others = torch.ones(told_BV.numel(), dtype=torch.bool).index_fill_(0, best.indices, False)
+    assert float(told_BV.flatten()[others].max()) <= float(best.values[-1]) + 1e-5
 
 
 def test_a_byte_that_means_blank_spells_nothing() -> None:

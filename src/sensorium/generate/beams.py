@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sensorium.generate.reading import Reader
 from sensorium.generate.sequences import TokenSequence
-from sensorium.generate.spelling import Spelled, log_probs
+from sensorium.generate.spelling import Spelled, followed, log_probs
 from sensorium.model.kv_cache import KVCache
 
 
@@ -61,8 +61,9 @@ def search(
         expected_BV = ours.logits([beam.sequence for beam in beams]).masked_fill(~allowed_V, -torch.inf)
         expected_BV = expected_BV.log_softmax(-1) * (1 - weight)
         expected_BV += torch.tensor([[beam.expected] for beam in beams], device=expected_BV.device)
-        heard_BV = log_probs([beam.spelled for beam in beams])
-        heard_BV += torch.tensor([[beam.spelled.log_prob - heard_before] for beam in beams])
+        heard_B1 = torch.tensor([[beam.spelled.log_prob - heard_before] for beam in beams])
+        worth_BV = expected_BV.cpu().double() + weight * heard_B1
+        heard_BV = heard_B1 + log_probs([beam.spelled for beam in beams], worth_BV, weight, 2 * num_beams)
         scores_BV = expected_BV + weight * heard_BV.to(expected_BV.device)
         scores_BV = scores_BV.masked_fill(~allowed_V, -torch.inf)
         ends_B, ended = scores_BV[:, spelled.end].max(dim=0)
@@ -70,10 +71,12 @@ def search(
             best, best_score = beams[int(ended)].token_ids, float(ends_B)
         scores_BV[:, spelled.end] = -torch.inf
         grown: list[tuple[float, int, _Beam]] = []
-        for at in scores_BV.flatten().topk(min(2 * num_beams, scores_BV.shape[1])).indices.tolist():
-            number, token = divmod(at, scores_BV.shape[1])
-            behind = copy.copy(beams[number].spelled)
-            behind.accept(token)
+        likely = scores_BV.flatten().topk(min(2 * num_beams, scores_BV.shape[1])).indices.tolist()
+        places = [divmod(at, scores_BV.shape[1]) for at in likely]
+        spelled_behind = followed(
+            [beams[number].spelled for number, _ in places], [token for _, token in places]
+        )
+        for (number, token), behind in zip(places, spelled_behind, strict=True):
             expected = float(expected_BV[number, token])
             # What the spelling says of unlikely tokens is a bound: this is the true score.
             score = expected + weight * (behind.log_prob - heard_before)

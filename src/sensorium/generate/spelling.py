@@ -5,6 +5,7 @@ says of every beginning of a text how likely the sound is to begin with it, and 
 Shape legend: T times (several to a patch), M beginnings, V vocabulary.
 """
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -21,6 +22,7 @@ class _Level(NamedTuple):
     """All beginnings of one length, in order: those of one parent are neighbours."""
 
     first_child_N: Tensor  # where those of each parent start, and at last where all end
+    node_V: Tensor  # of which beginning each token is; M: of none
     last_M: Tensor  # byte
     first_token_M: Tensor  # where the tokens that are spelled so start in ``tokens``
     tokens: Tensor
@@ -50,9 +52,13 @@ class Vocabulary:
             number = {data: i for i, data in enumerate(before)}
             parents = torch.tensor([number[data[:-1]] for data in here])
             ends = [tokens.get(data, []) for data in here]
+            place = {data: i for i, data in enumerate(here)}
             levels.append(
                 _Level(
                     torch.searchsorted(parents, torch.arange(len(before) + 1)),
+                    torch.tensor(
+                        [place.get(data[:length].ljust(length, b"\0"), len(here)) for data in self.bytes]
+                    ),
                     torch.tensor([data[-1] for data in here]),
                     torch.tensor([0, *accumulate(map(len, ends))]),
                     torch.tensor([token for found in ends for token in found], dtype=torch.int64),
@@ -91,6 +97,7 @@ class Spelled:
         # Doubles on the CPU: sums of logarithms over all times are subtracted from each other.
         log_probs_TB = log_probs_TB.detach().cpu().double()
         start = log_probs_TB.new_zeros(1, log_probs_TB.shape[1])
+        self._probs_TB = log_probs_TB.exp()
         self._log_probs_BT = log_probs_TB.T.contiguous()
         self._sums_BT = torch.cat([start, log_probs_TB.cumsum(0)]).T.contiguous()
         silent_1T = self._sums_BT[:1]
@@ -112,16 +119,24 @@ class Spelled:
 
     def accept(self, token: int) -> None:
         """Go on behind a token."""
-        for byte in self.vocabulary.bytes[token]:
-            self._paths = self._follow(self._paths, torch.tensor([byte]))
+        (self._paths,) = (text._paths for text in followed([self], [token]))
 
-    def _follow(self, paths: _Paths, bytes_M: Tensor) -> _Paths:
-        """One more byte behind each text (Algorithm 2 of the paper, all times at once)."""
+    def _next(self, paths: _Paths) -> Tensor:
+        """Log-probabilities ``[M, 256]`` of all texts that begin with each text and with each byte behind it."""
+        either_MT = torch.logaddexp(paths.in_byte_MT, paths.in_blank_MT)[:, :-1]
+        most_M1 = either_MT.amax(1, keepdim=True)
+        out_MB = ((either_MT - most_M1).exp() @ self._probs_TB).log() + most_M1
         # The same byte twice needs a blank between.
+        rows = (paths.last_M >= 0).nonzero()[:, 0]
+        last = paths.last_M[rows]
+        out_MB[rows, last] = (paths.in_blank_MT[rows, :-1] + self._log_probs_BT[last]).logsumexp(1)
+        return out_MB.clamp_min(_NEVER)
+
+    def _follow(self, paths: _Paths, bytes_M: Tensor, log_prob_M: Tensor) -> _Paths:
+        """One more byte behind each text (Algorithm 2 of the paper, all times at once)."""
         again_M1 = (paths.last_M == bytes_M)[:, None]
         either_MT = torch.logaddexp(paths.in_byte_MT, paths.in_blank_MT)
         before_MT = torch.where(again_M1, paths.in_blank_MT, either_MT)[:, :-1]
-        log_prob_M = (before_MT + self._log_probs_BT[bytes_M]).logsumexp(dim=1)
         # A path stays in the byte, or in the blank behind it: a recurrence in time, solved by sums of logarithms.
         sums_MT, blanks_1T = self._sums_BT[bytes_M], self._sums_BT[:1]
         never_M1 = before_MT.new_full((len(bytes_M), 1), _NEVER)
@@ -131,28 +146,81 @@ class Spelled:
         return _Paths(in_byte_MT, torch.cat([never_M1, in_blank_MT], dim=1), log_prob_M, bytes_M)
 
 
-def log_probs(texts: Sequence[Spelled]) -> Tensor:
-    """Float32 ``[texts, V]``: ``Spelled.log_probs`` of several texts of one sound and vocabulary."""
+def followed(texts: Sequence[Spelled], tokens: Sequence[int]) -> list[Spelled]:
+    """Each of several texts of one sound with its token behind it."""
     one = texts[0]
-    paths = _Paths(*map(torch.cat, zip(*(text._paths for text in texts), strict=True)))
+    spelled = [one.vocabulary.bytes[token] for token in tokens]
+    paths = _paths_of(texts)
+    for place in range(max(map(len, spelled))):
+        rows = torch.tensor([row for row, data in enumerate(spelled) if len(data) > place])
+        bytes_M = torch.tensor([data[place] for data in spelled if len(data) > place])
+        old = paths.pick(rows)
+        new = one._follow(old, bytes_M, one._next(old)[range(len(rows)), bytes_M])
+        paths = _Paths(*(all_.index_copy(0, rows, part) for all_, part in zip(paths, new, strict=True)))
+    out = []
+    for row, text in enumerate(texts):
+        behind = copy.copy(text)
+        behind._paths = paths.pick(torch.tensor([row]))
+        out.append(behind)
+    return out
+
+
+def log_probs(
+    texts: Sequence[Spelled], worth_BV: Tensor | None = None, weight: float = 1.0, num_best: int = 0
+) -> Tensor:
+    """Float32 ``[texts, V]``: ``Spelled.log_probs`` of several texts of one sound and vocabulary.
+
+    Args:
+        worth_BV: what else counts for each token. Then only those of the ``num_best`` greatest sums of it and ``weight``
+            times the spelling are sure to be told; others may be told to be less likely than they are.
+    """
+    one = texts[0]
+    paths = _paths_of(texts)
     before_B = paths.log_prob_M
     out_BV = before_B.new_full((len(texts), one.vocabulary.size), _FLOOR)
     whole_B = torch.logaddexp(paths.in_byte_MT[:, -1], paths.in_blank_MT[:, -1])
     # Of the beginnings that are followed: of which text, and which of their length.
     text_M, number_M = torch.arange(len(texts)), torch.zeros(len(texts), dtype=torch.int64)
-    for level in one.vocabulary.levels:
+    scores_BV = None if worth_BV is None else torch.full_like(worth_BV, -torch.inf)
+    levels = one.vocabulary.levels
+    for level, longer in zip(levels, [*levels[1:], None], strict=True):
         parent, child = _expand(level.first_child_N, number_M)
-        paths = one._follow(paths.pick(parent), level.last_M[child])
-        text = text_M[parent]
-        gained = paths.log_prob_M - before_B[text]
-        likely = (gained > _FLOOR).nonzero()[:, 0]
-        paths, text_M, number_M, gained = paths.pick(likely), text[likely], child[likely], gained[likely]
+        log_prob_M = one._next(paths)[parent, level.last_M[child]]
+        text_M = text_M[parent]
+        gained_M = log_prob_M - before_B[text_M]
+        likely_M = gained_M > _FLOOR
+        if worth_BV is not None and scores_BV is not None:
+            # No token that begins so can be worth more than the best of them.
+            reach_BM = worth_BV.new_full((len(texts), len(level.last_M) + 1), -torch.inf)
+            reach_BM.scatter_reduce_(1, level.node_V.expand(len(texts), -1), worth_BV, "amax")
+            worst = scores_BV.flatten().topk(min(num_best, scores_BV.numel())).values[-1]
+            worst = worst.clamp_min(
+                torch.finfo(worst.dtype).min
+            )  # what is not allowed is not followed either
+            likely_M &= reach_BM[text_M, child] + weight * gained_M >= worst
+        likely = likely_M.nonzero()[:, 0]
         if not len(likely):
             break
+        parent, number_M, text_M = parent[likely], child[likely], text_M[likely]
+        gained_M, log_prob_M = gained_M[likely], log_prob_M[likely]
         spelled, place = _expand(level.first_token_M, number_M)
-        out_BV[text_M[spelled], level.tokens[place]] = gained[spelled]
+        at = text_M[spelled], level.tokens[place]
+        out_BV[at] = gained_M[spelled]
+        if worth_BV is not None and scores_BV is not None:
+            scores_BV[at] = worth_BV[at] + weight * gained_M[spelled]
+        if longer is None:
+            break
+        grows = (longer.first_child_N[number_M + 1] > longer.first_child_N[number_M]).nonzero()[:, 0]
+        if not len(grows):
+            break
+        parent, number_M, text_M = parent[grows], number_M[grows], text_M[grows]
+        paths = one._follow(paths.pick(parent), level.last_M[number_M], log_prob_M[grows])
     out_BV[:, one.end] = whole_B - before_B
     return out_BV.float()
+
+
+def _paths_of(texts: Sequence[Spelled]) -> _Paths:
+    return _Paths(*map(torch.cat, zip(*(text._paths for text in texts), strict=True)))
 
 
 def _expand(first: Tensor, number_M: Tensor) -> tuple[Tensor, Tensor]:
