@@ -87,3 +87,53 @@ def test_a_sound_of_strength_nothing_stays_and_a_seed_repeats() -> None:
     np.testing.assert_array_equal(one, two)
     narrow = np.zeros((1, 12, 10), np.float32)
     assert augment(narrow, np.random.default_rng(1), 0.5).shape == narrow.shape
+
+
+def test_a_sound_is_played_faster_and_slower_in_whole_patches() -> None:
+    lengths = range(6, 73, 6)
+    heard = [augment(voice(), np.random.default_rng(n), 1.0, num_frames=lengths) for n in range(60)]
+    found = {x_1FM.shape[1] for x_1FM in heard}
+    # 60 frames at 0.8 to 1.25 times their duration; 72 is the most there may be.
+    assert found == {48, 54, 60, 66, 72}
+    assert {augment(voice(), np.random.default_rng(n), 1.0).shape[1] for n in range(20)} == {60}
+    slight = {augment(voice(), np.random.default_rng(n), 0.3, num_frames=lengths).shape[1] for n in range(60)}
+    assert slight == {54, 60}
+
+
+def test_what_is_played_faster_keeps_its_order() -> None:
+    """A tone that rises through the sound still rises through it, from its beginning to its end."""
+    x_1FM = np.full((1, 60, 100), -2.0, np.float32)
+    for frame in range(60):
+        x_1FM[0, frame, 20 + frame : 24 + frame] = 2.0
+    for seed in range(20):
+        heard_FM = augment(x_1FM, np.random.default_rng(seed), 0.2, num_frames=range(6, 121, 6))[0]
+        loudest = heard_FM.argmax(axis=1).astype(float)
+        audible = heard_FM.max(axis=1) > heard_FM.min() + 1.5
+        at = np.nonzero(audible)[0] / (len(heard_FM) - 1)
+        slope, start = np.polyfit(at, loudest[audible], 1)
+        assert start == pytest.approx(21, abs=8)
+        assert start + slope == pytest.approx(80, abs=10)
+
+
+def test_times_and_bands_of_a_sound_are_masked() -> None:
+    rng = np.random.default_rng(0)
+    x_1FM = rng.uniform(0, 1, (1, 120, 100)).astype(np.float32)
+    masked: dict[str, list[int]] = {"frames": [], "bands": []}
+    for seed in range(60):
+        heard_FM = augment(x_1FM, np.random.default_rng(seed), 1.0)[0]
+        silent = heard_FM[:, :60] == heard_FM.min()  # above, a line may end
+        masked["frames"].append(int(silent.all(axis=1).sum()))
+        masked["bands"].append(int(silent.all(axis=0).sum()))
+    assert 8 < max(masked["frames"]) <= 14  # two of at most a sixteenth of the sound
+    assert 8 < max(masked["bands"]) <= 20
+    assert max(min(masked["frames"]), min(masked["bands"])) < 3  # and sometimes next to nothing
+
+
+def test_a_sound_may_end_at_a_lower_band() -> None:
+    tops = []
+    for seed in range(60):
+        heard_FM = augment(voice(), np.random.default_rng(seed), 1.0)[0]
+        heard = np.nonzero((heard_FM > heard_FM.min()).any(axis=0))[0]
+        tops.append(int(heard[-1]))
+    assert 60 <= min(tops) < 75
+    assert sum(top < 85 for top in tops) < 30  # most have all bands

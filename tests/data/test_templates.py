@@ -159,6 +159,20 @@ def test_an_edit_is_never_augmented() -> None:
     assert not np.array_equal(named.media[0].seen_CHW, named.media[0].clean_CHW)
 
 
+def test_a_sound_whose_words_have_times_keeps_its_speed() -> None:
+    lengths: dict[bool, set[int]] = {True: set(), False: set()}
+    for timed, found in lengths.items():
+        row = {**SOUND, "segments": [{"start_s": 0.0, "end_s": 0.5, "text": "one"}] if timed else []}
+        for seed in range(20):
+            sample = sample_of_row(row, MODEL, rng=np.random.default_rng(seed), strength=1.0)
+            medium = sample.media[0]
+            assert medium.segment(noisy=False).grid[0] * medium.patch[0] == medium.seen_CHW.shape[1]
+            assert medium.seen_CHW.shape[1] <= MODEL.modalities["audio"].max_size[0]
+            found.add(medium.seen_CHW.shape[1] - medium.clean_CHW.shape[1])
+    assert lengths[True] == {0}
+    assert len(lengths[False]) > 3
+
+
 def test_interleaved_output_continues_behind_a_clean_copy() -> None:
     values = {
         **EDIT,

@@ -9,7 +9,12 @@ import numpy as np
 
 
 def augment(
-    array_CHW: np.ndarray, rng: np.random.Generator, strength: float, *, keep_pixels: bool = False
+    array_CHW: np.ndarray,
+    rng: np.random.Generator,
+    strength: float,
+    *,
+    keep_pixels: bool = False,
+    num_frames: range | None = None,
 ) -> np.ndarray:
     """A picture (several channels) or a spectrogram (one channel), changed at random.
 
@@ -18,6 +23,8 @@ def augment(
         strength: 0 leaves the array as it is, 1 is the full range.
         keep_pixels: a picture is only mirrored and shifted by whole pixels, so that colours and small shapes stay what
             they are.
+        num_frames: the lengths that a spectrogram may have when played faster or slower; None keeps its length, as
+            times within it ask for.
     """
     if strength <= 0:
         return array_CHW
@@ -26,7 +33,7 @@ def augment(
     return (
         _augment_picture(array_CHW, rng, strength)
         if array_CHW.shape[0] > 1
-        else _augment_mel(array_CHW, rng, strength)
+        else _augment_mel(array_CHW, rng, strength, num_frames)
     )
 
 
@@ -95,19 +102,25 @@ def _affine(x_CHW: np.ndarray, angle: float, zoom: np.ndarray, shift: np.ndarray
     return (left * (1 - fc) + right * fc).reshape(C, H, W)
 
 
-def _augment_mel(x_1FM: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Another voice, by another microphone, in noise, a little later, and one masked band.
+def _augment_mel(
+    x_1FM: np.ndarray, rng: np.random.Generator, strength: float, num_frames: range | None
+) -> np.ndarray:
+    """Another voice at another speed, by another microphone, in noise, over a line; bands and times masked.
 
     The envelope over the bands is the throat (vocal tract length perturbation, Jaitly and Hinton, 2013); what is left
-    of it are the harmonics, which move on their own: another pitch. The mask is SpecAugment's (arXiv 1904.08779).
+    of it are the harmonics, which move on their own: another pitch. The masks are SpecAugment's (arXiv 1904.08779).
     """
     x_FM = x_1FM[0]
+    if num_frames is not None:
+        x_FM = _play(x_FM, float(np.exp(rng.uniform(-0.22, 0.22) * strength)), num_frames)
     F, M = x_FM.shape
     envelope_FM = _smooth(_smooth(x_FM))
     throat = float(np.exp(rng.uniform(-0.18, 0.18) * strength))
     pitch = throat * float(np.exp(rng.uniform(-0.22, 0.22) * strength))
     roughness = np.float32(rng.uniform(1 - 0.7 * strength, 1 + 0.15 * strength))
     x_FM = _stretch(envelope_FM, throat) + roughness * _stretch(x_FM - envelope_FM, pitch)
+    if rng.random() < 0.5 * strength:
+        x_FM = _smooth(x_FM, 3)
     middle = x_FM.mean()
     x_FM = middle + (x_FM - middle) * np.float32(np.exp(rng.uniform(-0.2, 0.14) * strength))
     x_FM = x_FM + _curve(rng, M, 0.22 * strength) + np.float32(rng.normal() * 0.15 * strength)
@@ -115,10 +128,30 @@ def _augment_mel(x_1FM: np.ndarray, rng: np.random.Generator, strength: float) -
         noise_FM = rng.normal(size=(F, M)).astype(np.float32) * np.float32(0.15)
         x_FM = np.maximum(x_FM, noise_FM + _curve(rng, M, 0.3) + np.float32(rng.uniform(-2.5, -0.2)))
     x_FM = np.roll(x_FM, int(rng.integers(0, 1 + int(6 * strength))), axis=0)
-    band = int(rng.integers(0, 1 + int(12 * strength)))
-    low = int(rng.integers(0, M - band))
-    x_FM[:, low : low + band] = x_FM.min()
+    silence = x_FM.min()
+    if rng.random() < 0.4 * strength:  # recorded or sent at a lower sampling rate
+        x_FM[:, int(rng.integers(int(0.6 * M), M)) :] = silence
+    for _ in range(2):
+        x_FM[:, _span(rng, M, 10 * strength)] = silence
+        x_FM[_span(rng, F, min(8, F / 16) * strength)] = silence
     return x_FM[None].astype(np.float32)
+
+
+def _play(x_FM: np.ndarray, duration: float, num_frames: range) -> np.ndarray:
+    """Play in ``duration`` times as many frames, or in the nearest number that may be."""
+    F = x_FM.shape[0]
+    wanted = min(max(round(duration * F), num_frames[0]), num_frames[-1])
+    at = np.linspace(0, F - 1, num_frames[(wanted - num_frames[0]) // num_frames.step])
+    low = np.floor(at).astype(np.int64)
+    share_F1 = (at - low).astype(np.float32)[:, None]
+    return x_FM[low] * (1 - share_F1) + x_FM[np.minimum(low + 1, F - 1)] * share_F1
+
+
+def _span(rng: np.random.Generator, size: int, longest: float) -> slice:
+    """Somewhere in ``size`` places, at most so long."""
+    length = int(rng.integers(0, 1 + int(longest)))
+    start = int(rng.integers(0, 1 + size - length))
+    return slice(start, start + length)
 
 
 def _smooth(x_FM: np.ndarray, width: int = 7) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.config import ModelConfig
+from sensorium.config import ModalityConfig, ModelConfig
 from sensorium.data.augment import augment
 from sensorium.data.schema import MEDIA_LISTS
 from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
@@ -164,9 +164,14 @@ def sample_of_row(
     if any(generated for _, _, generated in found):
         rng = None
 
-    def seen(x_CHW: np.ndarray) -> np.ndarray:
+    def seen(x_CHW: np.ndarray, config: ModalityConfig) -> np.ndarray:
         """What the model sees of it as context."""
-        return x_CHW if rng is None else augment(x_CHW, rng, strength, keep_pixels=keep_pixels)
+        if rng is None:
+            return x_CHW
+        # The times of what is said hold at one speed only.
+        step = config.patch[0]
+        num_frames = None if row.get("segments") else range(step, config.max_size[0] + 1, step)
+        return augment(x_CHW, rng, strength, keep_pixels=keep_pixels, num_frames=num_frames)
 
     media: list[Medium] = []
     for ordinal, (kind, medium, _) in enumerate(found):
@@ -176,8 +181,9 @@ def sample_of_row(
             else decode_medium(kind, medium, row["id"], model, max_frames=max_frames)
         )
         modality = "image" if kind == "video" else kind
-        patch = model.modalities[modality].patch
-        frames = [Medium(modality, x, seen(x), patch) for x in clean.arrays]
+        config = model.modalities[modality]
+        patch = config.patch
+        frames = [Medium(modality, x, seen(x, config), patch) for x in clean.arrays]
         first = frames[0]
         if clean.times_s is not None:
             first = Clip("video", first.clean_CHW, first.seen_CHW, patch, frames, clean.times_s)
