@@ -40,6 +40,9 @@ FULL_SOURCES = (
     _full("noto-v1", 3, _SEEN),
     _full("emojitwo", 2, _SEEN),
     _full("fxemoji", 1, _SEEN),
+    _full("fluent-color", 2, _SEEN),
+    _full("fluent-high-contrast", 2, _SEEN),
+    _full("emojitwo-monotone", 1, _SEEN),
     _full("tuxpaint", 4, _NAMED),
     _full("openclipart", 8, {"pair": 1, "embed": 1}),
     _full("pysiogame", 2, _NAMED),
@@ -94,6 +97,9 @@ STARTER_WEIGHTS = {
     "noto-v1": 5,
     "emojitwo": 4,
     "fxemoji": 2,
+    "fluent-color": 4,
+    "fluent-high-contrast": 4,
+    "emojitwo-monotone": 3,
     "tuxpaint": 5,
     "openclipart": 4,
     "pysiogame": 1,
@@ -123,7 +129,7 @@ STARTER_WEIGHTS = {
     "fluent-animated": 2,
     "brain": 2,
 }
-# The second stage: emoji in six styles (two of them drawn), named in many languages, and questions; of the rest enough not to
+# The second stage: emoji in nine styles (two of them drawn), named in many languages, and questions; of the rest enough not to
 # forget it.
 STARTER_CLEAN_WEIGHTS = {
     "noto": 34,
@@ -132,6 +138,9 @@ STARTER_CLEAN_WEIGHTS = {
     "noto-v1": 10,
     "emojitwo": 8,
     "fxemoji": 4,
+    "fluent-color": 8,
+    "fluent-high-contrast": 8,
+    "emojitwo-monotone": 5,
     "tuxpaint": 3,
     "easy-vqa": 34,
     "edits": 24,

@@ -1,4 +1,4 @@
-"""Every emoji in more drawing styles: flat ones, as most drawings on screens are.
+"""Every emoji in more drawing styles: flat ones, as most drawings on screens are, and those of one colour.
 
 Names carry over from one drawing style to another better, the more of them are known (EXPERIMENTS.md, section 21).
 """
@@ -26,68 +26,86 @@ _NAMES = "; rendered and shrunk; names: Unicode CLDR, Unicode, Inc. (Unicode-3.0
 # Iconify puts all drawings of a style into one file, each under a name.
 _ICONS = "package/icons.json"
 
+_FLUENT = "Fluent Emoji, Microsoft Corporation (https://github.com/microsoft/fluentui-emoji)"
+_EMOJITWO = "EmojiTwo, after Emoji One 2 (https://github.com/EmojiTwo/emojitwo)"
+
+
+def _icons(source: str, name: str, version: str, sha256: str, license_: str, attribution: str) -> Style:
+    """A style of the set of that name."""
+    return Style(
+        folder=_ICONS,
+        suffix="",
+        read=render_svg,
+        source=source,
+        package=Package(
+            client="npm",
+            name=f"@iconify-json/{name}",
+            version=version,
+            file_name=f"iconify-json-{name}-{version}.tgz",
+            sha256=sha256,
+        ),
+        license=license_,
+        attribution=attribution + _NAMES,
+    )
+
+
 SETS = (
-    Style(
-        folder=_ICONS,
-        suffix="",
-        read=render_svg,
-        source="fluent-flat",
-        package=Package(
-            client="npm",
-            name="@iconify-json/fluent-emoji-flat",
-            version="1.2.6",
-            file_name="iconify-json-fluent-emoji-flat-1.2.6.tgz",
-            sha256="7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
-        ),
-        license="MIT",
-        attribution="Fluent Emoji, Microsoft Corporation (https://github.com/microsoft/fluentui-emoji)"
-        + _NAMES,
+    _icons(
+        "fluent-flat",
+        "fluent-emoji-flat",
+        "1.2.6",
+        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+        "MIT",
+        _FLUENT,
     ),
-    Style(
-        folder=_ICONS,
-        suffix="",
-        read=render_svg,
-        source="noto-v1",
-        package=Package(
-            client="npm",
-            name="@iconify-json/noto-v1",
-            version="1.2.5",
-            file_name="iconify-json-noto-v1-1.2.5.tgz",
-            sha256="2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
-        ),
-        license="Apache-2.0",
-        attribution="Noto Emoji, Google LLC (https://github.com/googlefonts/noto-emoji)" + _NAMES,
+    _icons(
+        "noto-v1",
+        "noto-v1",
+        "1.2.5",
+        "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+        "Apache-2.0",
+        "Noto Emoji, Google LLC (https://github.com/googlefonts/noto-emoji)",
     ),
-    Style(
-        folder=_ICONS,
-        suffix="",
-        read=render_svg,
-        source="emojitwo",
-        package=Package(
-            client="npm",
-            name="@iconify-json/emojione",
-            version="1.2.3",
-            file_name="iconify-json-emojione-1.2.3.tgz",
-            sha256="26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
-        ),
-        license="CC-BY-4.0",
-        attribution="EmojiTwo, after Emoji One 2 (https://github.com/EmojiTwo/emojitwo)" + _NAMES,
+    _icons(
+        "emojitwo",
+        "emojione",
+        "1.2.3",
+        "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+        "CC-BY-4.0",
+        _EMOJITWO,
     ),
-    Style(
-        folder=_ICONS,
-        suffix="",
-        read=render_svg,
-        source="fxemoji",
-        package=Package(
-            client="npm",
-            name="@iconify-json/fxemoji",
-            version="1.2.2",
-            file_name="iconify-json-fxemoji-1.2.2.tgz",
-            sha256="f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
-        ),
+    _icons(
+        "fxemoji",
+        "fxemoji",
+        "1.2.2",
+        "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
         # Apache-2.0, which the package states, is for their code alone; LICENSE.md has another for the drawings.
-        license="CC-BY-4.0",
-        attribution="FxEmojis, Mozilla (https://github.com/mozilla/fxemoji)" + _NAMES,
+        "CC-BY-4.0",
+        "FxEmojis, Mozilla (https://github.com/mozilla/fxemoji)",
+    ),
+    _icons(
+        "fluent-color",
+        "fluent-emoji",
+        "1.2.7",
+        "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
+        "MIT",
+        _FLUENT,
+    ),
+    _icons(
+        "fluent-high-contrast",
+        "fluent-emoji-high-contrast",
+        "1.2.6",
+        "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
+        "MIT",
+        _FLUENT,
+    ),
+    _icons(
+        "emojitwo-monotone",
+        "emojione-monotone",
+        "1.2.1",
+        "40b90004bafb406b59266155ef9b7e1dd67bf2947fc8db8d07388776f4d0d04e",
+        "CC-BY-4.0",
+        _EMOJITWO,
     ),
 )
 
