@@ -190,7 +190,7 @@ class DataConfig:
         media_dropout: share of question documents whose media are removed, so that the model has an honest
             answer when there is nothing to see (and a blind baseline is in distribution).
         augment: strength in [0, 1] of random shifts, scales, flips and colour changes of context pictures,
-            and of throats, pitches, microphones, noise and shifts of context sounds.
+            and of throats, pitches, speeds, microphones, sampling rates, noise, shifts and masks of context sounds.
         templates: a run's own, beside the built-in ones.
         max_frames: frames taken from a video.
         shuffle_blocks: row groups whose rows are mixed with each other, while all row groups are shuffled.

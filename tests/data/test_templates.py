@@ -171,6 +171,20 @@ def test_a_sound_whose_words_have_times_keeps_its_speed() -> None:
             found.add(medium.seen_CHW.shape[1] - medium.clean_CHW.shape[1])
     assert lengths[True] == {0}
     assert len(lengths[False]) > 3
+    # Several that all take longer might not fit a row.
+    two = {
+        **SOUND,
+        "messages": [
+            message("user", {"type": "audio"}, {"type": "audio"}, "same?"),
+            message("assistant", "yes"),
+        ],
+        "audios": [SOUND["audio"]] * 2,
+        "audio": None,
+    }
+    for seed in range(5):
+        for medium in sample_of_row(two, MODEL, rng=np.random.default_rng(seed), strength=1.0).media:
+            assert medium.seen_CHW.shape == medium.clean_CHW.shape
+            assert not np.array_equal(medium.seen_CHW, medium.clean_CHW)
 
 
 def test_interleaved_output_continues_behind_a_clean_copy() -> None:

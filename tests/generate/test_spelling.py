@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sensorium.generate import beams
 from sensorium.generate.interface import Model
 from sensorium.generate.prompt import read_prompt, transcript
 from sensorium.generate.requests import Request, TextOptions
@@ -90,6 +91,7 @@ def test_the_best_tokens_are_told_exactly_and_no_other_seems_better(seed: int) -
     log_probs_TB = spelled_at_random(9, seed)
     texts = [heard(log_probs_TB, *said) for said in ((), (3,), (1, 2), (5,))]
     worth_BV = 6 * torch.randn(4, len(TOKENS), generator=generator, dtype=torch.float64)
+    worth_BV[:, 4] = -torch.inf  # "Ba" is not allowed, what begins so is
     weight, num_best = 0.6, 6
     exact_BV = worth_BV + weight * log_probs(texts).double()
     told_BV = worth_BV + weight * log_probs(texts, worth_BV, weight, num_best).double()
@@ -99,6 +101,22 @@ def test_the_best_tokens_are_told_exactly_and_no_other_seems_better(seed: int) -
     torch.testing.assert_close(told_BV.flatten()[best.indices], best.values, atol=1e-5, rtol=0)
     others = torch.ones(told_BV.numel(), dtype=torch.bool).index_fill_(0, best.indices, False)
     assert float(told_BV.flatten()[others].max()) <= float(best.values[-1]) + 1e-5
+    assert (told_BV < exact_BV - 1).any()  # others were not followed
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.6, 1.0])
+def test_a_search_that_follows_less_finds_the_same(weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def follow_all(texts: Sequence[Spelled], *rest: object) -> torch.Tensor:
+        return log_probs(texts)
+
+    found = []
+    for search_all in (False, True):
+        if search_all:
+            monkeypatch.setattr(beams, "log_probs", follow_all)
+        model, sound = small_model(spelled_per_patch=2), a_sound()
+        told = model.submit([sound, "transcribe"], num_beams=5, spelling=weight, max_tokens=40).result()
+        found.append(told.text.lower())  # at a weight of 1 upper and lower case are equally good
+    assert found[0] == found[1] != ""
 
 
 def test_a_byte_that_means_blank_spells_nothing() -> None:

@@ -105,7 +105,7 @@ def _affine(x_CHW: np.ndarray, angle: float, zoom: np.ndarray, shift: np.ndarray
 def _augment_mel(
     x_1FM: np.ndarray, rng: np.random.Generator, strength: float, num_frames: range | None
 ) -> np.ndarray:
-    """Another voice at another speed, by another microphone, in noise, over a line; bands and times masked.
+    """Another voice at another speed, by another microphone, in noise, at a lower sampling rate; parts of it masked.
 
     The envelope over the bands is the throat (vocal tract length perturbation, Jaitly and Hinton, 2013); what is left
     of it are the harmonics, which move on their own: another pitch. The masks are SpecAugment's (arXiv 1904.08779).
@@ -119,7 +119,9 @@ def _augment_mel(
     pitch = throat * float(np.exp(rng.uniform(-0.22, 0.22) * strength))
     roughness = np.float32(rng.uniform(1 - 0.7 * strength, 1 + 0.15 * strength))
     x_FM = _stretch(envelope_FM, throat) + roughness * _stretch(x_FM - envelope_FM, pitch)
-    if rng.random() < 0.5 * strength:
+    if (
+        rng.random() < 0.5 * strength
+    ):  # harmonics that can hardly be told apart, as in a hoarse voice or an echo
         x_FM = _smooth(x_FM, 3)
     middle = x_FM.mean()
     x_FM = middle + (x_FM - middle) * np.float32(np.exp(rng.uniform(-0.2, 0.14) * strength))
@@ -129,10 +131,10 @@ def _augment_mel(
         x_FM = np.maximum(x_FM, noise_FM + _curve(rng, M, 0.3) + np.float32(rng.uniform(-2.5, -0.2)))
     x_FM = np.roll(x_FM, int(rng.integers(0, 1 + int(6 * strength))), axis=0)
     silence = x_FM.min()
-    if rng.random() < 0.4 * strength:  # recorded or sent at a lower sampling rate
+    if rng.random() < 0.4 * strength:  # a lower sampling rate
         x_FM[:, int(rng.integers(int(0.6 * M), M)) :] = silence
     for _ in range(2):
-        x_FM[:, _span(rng, M, 10 * strength)] = silence
+        x_FM[:, _span(rng, M, M / 10 * strength)] = silence
         x_FM[_span(rng, F, min(8, F / 16) * strength)] = silence
     return x_FM[None].astype(np.float32)
 
@@ -140,8 +142,8 @@ def _augment_mel(
 def _play(x_FM: np.ndarray, duration: float, num_frames: range) -> np.ndarray:
     """Play in ``duration`` times as many frames, or in the nearest number that may be."""
     F = x_FM.shape[0]
-    wanted = min(max(round(duration * F), num_frames[0]), num_frames[-1])
-    at = np.linspace(0, F - 1, num_frames[(wanted - num_frames[0]) // num_frames.step])
+    place = round((duration * F - num_frames[0]) / num_frames.step)
+    at = np.linspace(0, F - 1, num_frames[min(max(place, 0), len(num_frames) - 1)])
     low = np.floor(at).astype(np.int64)
     share_F1 = (at - low).astype(np.float32)[:, None]
     return x_FM[low] * (1 - share_F1) + x_FM[np.minimum(low + 1, F - 1)] * share_F1

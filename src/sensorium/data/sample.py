@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.config import ModalityConfig, ModelConfig
+from sensorium.config import ModelConfig
 from sensorium.data.augment import augment
 from sensorium.data.schema import MEDIA_LISTS
 from sensorium.media.audio import HOP_LENGTH, SAMPLE_RATE
@@ -164,13 +164,17 @@ def sample_of_row(
     if any(generated for _, _, generated in found):
         rng = None
 
-    def seen(x_CHW: np.ndarray, config: ModalityConfig) -> np.ndarray:
+    # The times of what is said hold at one speed only, and several sounds that all take longer may not fit a row.
+    has_one_speed = bool(row.get("segments")) or sum(kind == "audio" for kind, _, _ in found) > 1
+
+    def seen(x_CHW: np.ndarray, modality: str) -> np.ndarray:
         """What the model sees of it as context."""
         if rng is None:
             return x_CHW
-        # The times of what is said hold at one speed only.
-        step = config.patch[0]
-        num_frames = None if row.get("segments") else range(step, config.max_size[0] + 1, step)
+        num_frames = None
+        if modality == "audio" and not has_one_speed:
+            step, longest = model.modalities[modality].patch[0], model.modalities[modality].max_size[0]
+            num_frames = range(step, longest + 1, step)
         return augment(x_CHW, rng, strength, keep_pixels=keep_pixels, num_frames=num_frames)
 
     media: list[Medium] = []
@@ -181,9 +185,8 @@ def sample_of_row(
             else decode_medium(kind, medium, row["id"], model, max_frames=max_frames)
         )
         modality = "image" if kind == "video" else kind
-        config = model.modalities[modality]
-        patch = config.patch
-        frames = [Medium(modality, x, seen(x, config), patch) for x in clean.arrays]
+        patch = model.modalities[modality].patch
+        frames = [Medium(modality, x, seen(x, modality), patch) for x in clean.arrays]
         first = frames[0]
         if clean.times_s is not None:
             first = Clip("video", first.clean_CHW, first.seen_CHW, patch, frames, clean.times_s)

@@ -59,13 +59,13 @@ def search(
     heard_before = spelled.log_prob
     for step in range(max_tokens):
         expected_BV = ours.logits([beam.sequence for beam in beams]).masked_fill(~allowed_V, -torch.inf)
-        expected_BV = expected_BV.log_softmax(-1) * (1 - weight)
+        # Masked again: nothing times -inf is not a number.
+        expected_BV = (expected_BV.log_softmax(-1) * (1 - weight)).masked_fill(~allowed_V, -torch.inf)
         expected_BV += torch.tensor([[beam.expected] for beam in beams], device=expected_BV.device)
         heard_B1 = torch.tensor([[beam.spelled.log_prob - heard_before] for beam in beams])
         worth_BV = expected_BV.cpu().double() + weight * heard_B1
         heard_BV = heard_B1 + log_probs([beam.spelled for beam in beams], worth_BV, weight, 2 * num_beams)
         scores_BV = expected_BV + weight * heard_BV.to(expected_BV.device)
-        scores_BV = scores_BV.masked_fill(~allowed_V, -torch.inf)
         ends_B, ended = scores_BV[:, spelled.end].max(dim=0)
         if float(ends_B) > best_score:
             best, best_score = beams[int(ended)].token_ids, float(ends_B)
@@ -78,7 +78,7 @@ def search(
         )
         for (number, token), behind in zip(places, spelled_behind, strict=True):
             expected = float(expected_BV[number, token])
-            # What the spelling says of unlikely tokens is a bound: this is the true score.
+            # Unlikely tokens are told to be as likely as the least likely that is followed: this is the true score.
             score = expected + weight * (behind.log_prob - heard_before)
             sequence = _fork(beams[number].sequence)
             sequence.append_token(token)

@@ -8,7 +8,7 @@ Shape legend: T times (several to a patch), M beginnings, V vocabulary.
 import copy
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ class _Level(NamedTuple):
     """All beginnings of one length, in order: those of one parent are neighbours."""
 
     first_child_N: Tensor  # where those of each parent start, and at last where all end
-    node_V: Tensor  # of which beginning each token is; M: of none
+    node_W: Tensor  # with which of them each of ``Vocabulary.words`` begins; M: it is shorter
     last_M: Tensor  # byte
     first_token_M: Tensor  # where the tokens that are spelled so start in ``tokens``
     tokens: Tensor
@@ -40,12 +40,17 @@ class Vocabulary:
         self.bytes = [_lower(data) for data in token_bytes]
 
     @cached_property
+    def words(self) -> list[int]:
+        """Tokens that spell something; byte 0, the blank, spells nothing."""
+        return [token for token, data in enumerate(self.bytes) if data and 0 not in data]
+
+    @cached_property
     def levels(self) -> list[_Level]:
         """Beginnings of one byte, of two, ..."""
         tokens: dict[bytes, list[int]] = {}
-        for token, data in enumerate(self.bytes):
-            if data and 0 not in data:  # which spells nothing
-                tokens.setdefault(data, []).append(token)
+        for token in self.words:
+            tokens.setdefault(self.bytes[token], []).append(token)
+        words = [self.bytes[token] for token in self.words]
         levels, before = [], [b""]
         for length in range(1, max(map(len, tokens), default=0) + 1):
             here = sorted({data[:length] for data in tokens if len(data) >= length})
@@ -57,7 +62,7 @@ class Vocabulary:
                 _Level(
                     torch.searchsorted(parents, torch.arange(len(before) + 1)),
                     torch.tensor(
-                        [place.get(data[:length].ljust(length, b"\0"), len(here)) for data in self.bytes]
+                        [place.get(word[:length].ljust(length, b"\0"), len(here)) for word in words]
                     ),
                     torch.tensor([data[-1] for data in here]),
                     torch.tensor([0, *accumulate(map(len, ends))]),
@@ -119,7 +124,7 @@ class Spelled:
 
     def accept(self, token: int) -> None:
         """Go on behind a token."""
-        (self._paths,) = (text._paths for text in followed([self], [token]))
+        self._paths = followed([self], [token])[0]._paths
 
     def _next(self, paths: _Paths) -> Tensor:
         """Log-probabilities ``[M, 256]`` of all texts that begin with each text and with each byte behind it."""
@@ -166,48 +171,49 @@ def followed(texts: Sequence[Spelled], tokens: Sequence[int]) -> list[Spelled]:
 
 
 def log_probs(
-    texts: Sequence[Spelled], worth_BV: Tensor | None = None, weight: float = 1.0, num_best: int = 0
+    texts: Sequence[Spelled],
+    worth_BV: Tensor | None = None,
+    weight: float = 1.0,
+    num_best: int | None = None,
 ) -> Tensor:
     """Float32 ``[texts, V]``: ``Spelled.log_probs`` of several texts of one sound and vocabulary.
 
     Args:
-        worth_BV: what else counts for each token. Then only those of the ``num_best`` greatest sums of it and ``weight``
-            times the spelling are sure to be told; others may be told to be less likely than they are.
+        worth_BV: what else counts for each token, double; -inf where it is not allowed.
+        num_best: follow only beginnings whose tokens may be among so many with the greatest sums of their worth and
+            ``weight`` times the spelling. The others are told to be as unlikely as a token can be.
     """
     one = texts[0]
     paths = _paths_of(texts)
     before_B = paths.log_prob_M
     out_BV = before_B.new_full((len(texts), one.vocabulary.size), _FLOOR)
+    worth_BV = torch.zeros_like(out_BV) if worth_BV is None else worth_BV
+    scores_BV = torch.full_like(out_BV, -torch.inf)
     whole_B = torch.logaddexp(paths.in_byte_MT[:, -1], paths.in_blank_MT[:, -1])
     # Of the beginnings that are followed: of which text, and which of their length.
     text_M, number_M = torch.arange(len(texts)), torch.zeros(len(texts), dtype=torch.int64)
-    scores_BV = None if worth_BV is None else torch.full_like(worth_BV, -torch.inf)
     levels = one.vocabulary.levels
-    for level, longer in zip(levels, [*levels[1:], None], strict=True):
+    for level, longer in zip_longest(levels, levels[1:]):
         parent, child = _expand(level.first_child_N, number_M)
         log_prob_M = one._next(paths)[parent, level.last_M[child]]
         text_M = text_M[parent]
         gained_M = log_prob_M - before_B[text_M]
         likely_M = gained_M > _FLOOR
-        if worth_BV is not None and scores_BV is not None:
-            # No token that begins so can be worth more than the best of them.
+        if num_best is not None:
+            # A token is worth at most as much as the best that begins so; at the lowest, it is not allowed.
             reach_BM = worth_BV.new_full((len(texts), len(level.last_M) + 1), -torch.inf)
-            reach_BM.scatter_reduce_(1, level.node_V.expand(len(texts), -1), worth_BV, "amax")
+            words_BW = worth_BV[:, one.vocabulary.words]
+            reach_BM.scatter_reduce_(1, level.node_W.expand(len(texts), -1), words_BW, "amax")
             worst = scores_BV.flatten().topk(min(num_best, scores_BV.numel())).values[-1]
-            worst = worst.clamp_min(
-                torch.finfo(worst.dtype).min
-            )  # what is not allowed is not followed either
-            likely_M &= reach_BM[text_M, child] + weight * gained_M >= worst
+            lowest = torch.finfo(worst.dtype).min
+            likely_M &= reach_BM[text_M, child] + weight * gained_M >= worst.clamp_min(lowest)
         likely = likely_M.nonzero()[:, 0]
-        if not len(likely):
-            break
         parent, number_M, text_M = parent[likely], child[likely], text_M[likely]
         gained_M, log_prob_M = gained_M[likely], log_prob_M[likely]
         spelled, place = _expand(level.first_token_M, number_M)
         at = text_M[spelled], level.tokens[place]
         out_BV[at] = gained_M[spelled]
-        if worth_BV is not None and scores_BV is not None:
-            scores_BV[at] = worth_BV[at] + weight * gained_M[spelled]
+        scores_BV[at] = worth_BV[at] + weight * gained_M[spelled]
         if longer is None:
             break
         grows = (longer.first_child_N[number_M + 1] > longer.first_child_N[number_M]).nonzero()[:, 0]

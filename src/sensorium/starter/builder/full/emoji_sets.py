@@ -1,4 +1,4 @@
-"""Every emoji in more drawing styles: flat ones, as most drawings on screens are, and those of one colour.
+"""Every emoji in more drawing styles: flat, as most drawings on screens are, with gradients, and black on white.
 
 Names carry over from one drawing style to another better, the more of them are known (EXPERIMENTS.md, section 21).
 """
@@ -30,8 +30,13 @@ _FLUENT = "Fluent Emoji, Microsoft Corporation (https://github.com/microsoft/flu
 _EMOJITWO = "EmojiTwo, after Emoji One 2 (https://github.com/EmojiTwo/emojitwo)"
 
 
-def _icons(source: str, name: str, version: str, sha256: str, license_: str, attribution: str) -> Style:
-    """A style of the set of that name."""
+# Black on white: what a colour names is not what it shows.
+_BLACK = frozenset({"fluent-high-contrast", "emojitwo-monotone"})
+_COLOURS = re.compile(r"\b(red|orange|yellow|green|blue|purple|brown|pink|gr[ea]y|black|white|colou?red)\b")
+
+
+def _icons(*, source: str, name: str, version: str, sha256: str, license: str, attribution: str) -> Style:
+    """A style of the icon set of that name."""
     return Style(
         folder=_ICONS,
         suffix="",
@@ -44,83 +49,86 @@ def _icons(source: str, name: str, version: str, sha256: str, license_: str, att
             file_name=f"iconify-json-{name}-{version}.tgz",
             sha256=sha256,
         ),
-        license=license_,
+        license=license,
         attribution=attribution + _NAMES,
     )
 
 
 SETS = (
     _icons(
-        "fluent-flat",
-        "fluent-emoji-flat",
-        "1.2.6",
-        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
-        "MIT",
-        _FLUENT,
+        source="fluent-flat",
+        name="fluent-emoji-flat",
+        version="1.2.6",
+        sha256="7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+        license="MIT",
+        attribution=_FLUENT,
     ),
     _icons(
-        "noto-v1",
-        "noto-v1",
-        "1.2.5",
-        "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
-        "Apache-2.0",
-        "Noto Emoji, Google LLC (https://github.com/googlefonts/noto-emoji)",
+        source="noto-v1",
+        name="noto-v1",
+        version="1.2.5",
+        sha256="2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+        license="Apache-2.0",
+        attribution="Noto Emoji, Google LLC (https://github.com/googlefonts/noto-emoji)",
     ),
     _icons(
-        "emojitwo",
-        "emojione",
-        "1.2.3",
-        "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
-        "CC-BY-4.0",
-        _EMOJITWO,
+        source="emojitwo",
+        name="emojione",
+        version="1.2.3",
+        sha256="26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+        license="CC-BY-4.0",
+        attribution=_EMOJITWO,
     ),
     _icons(
-        "fxemoji",
-        "fxemoji",
-        "1.2.2",
-        "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
+        source="fxemoji",
+        name="fxemoji",
+        version="1.2.2",
+        sha256="f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
         # Apache-2.0, which the package states, is for their code alone; LICENSE.md has another for the drawings.
-        "CC-BY-4.0",
-        "FxEmojis, Mozilla (https://github.com/mozilla/fxemoji)",
+        license="CC-BY-4.0",
+        attribution="FxEmojis, Mozilla (https://github.com/mozilla/fxemoji)",
     ),
     _icons(
-        "fluent-color",
-        "fluent-emoji",
-        "1.2.7",
-        "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
-        "MIT",
-        _FLUENT,
+        source="fluent-color",
+        name="fluent-emoji",
+        version="1.2.7",
+        sha256="8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
+        license="MIT",
+        attribution=_FLUENT,
     ),
     _icons(
-        "fluent-high-contrast",
-        "fluent-emoji-high-contrast",
-        "1.2.6",
-        "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
-        "MIT",
-        _FLUENT,
+        source="fluent-high-contrast",
+        name="fluent-emoji-high-contrast",
+        version="1.2.6",
+        sha256="0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
+        license="MIT",
+        attribution=_FLUENT,
     ),
     _icons(
-        "emojitwo-monotone",
-        "emojione-monotone",
-        "1.2.1",
-        "40b90004bafb406b59266155ef9b7e1dd67bf2947fc8db8d07388776f4d0d04e",
-        "CC-BY-4.0",
-        _EMOJITWO,
+        source="emojitwo-monotone",
+        name="emojione-monotone",
+        version="1.2.1",
+        sha256="40b90004bafb406b59266155ef9b7e1dd67bf2947fc8db8d07388776f4d0d04e",
+        license="CC-BY-4.0",
+        attribution=_EMOJITWO,
     ),
 )
 
 
 def set_rows(folder: Path, style: Style) -> Iterator[dict[str, Any]]:
-    """Yield one row per drawing whose name is that of an emoji; skin tones, which look alike, are left out."""
+    """Yield one row per drawing whose name is that of an emoji; what looks alike is left out: skin tones, and
+    colours where all is black."""
     named = cldr_emoji(folder)
     num_named = Counter(letters(emoji.names["en"]) for emoji in named.values())
     # "keycap: *" and "keycap: #" have the same letters: which is drawn is not known.
     known = {name: key for key, emoji in named.items() if num_named[name := letters(emoji.names["en"])] == 1}
     (text,) = read_texts(fetch(style.package, folder), style.folder)
+    coloured = {key for key, emoji in named.items() if _COLOURS.search(emoji.names["en"])}
     drawings = (
-        (known[letters(name)], svg)
+        (key, svg)
         for name, svg in icons(json.loads(text))
-        if letters(name) in known and "skintone" not in letters(name)
+        if (key := known.get(letters(name))) and "skintone" not in letters(name)
+        if style.source not in _BLACK or key not in coloured
     )
     yield from emoji_rows(folder, style, drawings)
 
