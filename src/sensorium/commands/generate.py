@@ -90,9 +90,9 @@ class Generate:
     """text: the answer matches this regular expression."""
     json_schema: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
     """text: the answer is JSON of the schema in this file."""
-    spelling: float = 0.5
+    spelling: float = 0.4
     """text, transcribe: from 0 to 1, the weight of what the sound's encoder spells beside what the trunk expects."""
-    num_beams: int = 6
+    num_beams: int = 24
     """text, transcribe: beginnings that are followed side by side."""
 
     num_steps: int = 30

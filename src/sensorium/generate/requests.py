@@ -50,8 +50,8 @@ class TextOptions:
     choices: tuple[str, ...] = ()
     regex: str = ""
     json_schema: str = ""
-    spelling: float = 0.5
-    num_beams: int = 6
+    spelling: float = 0.4
+    num_beams: int = 24
     seed: int = 0
 
     def __post_init__(self) -> None:
