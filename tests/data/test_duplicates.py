@@ -265,9 +265,10 @@ def test_samples_with_near_vectors_are_found(tmp_path: Path) -> None:
     sound = load_table("scratch").slice(0, 1).to_pylist(maps_as_pydicts="strict")[0]
     rows += [sound, {**sound, "id": "sound/again"}]
     job = Signatures(exact=False, near=False, model=ModelByName.of("starter"))
-    found = removed(rows, tmp_path, job, cosine=0.98)
+    # Measured: the same again at least 0.978, any two others at most 0.69.
+    found = removed(rows, tmp_path, job, cosine=0.95)
     again = {row["id"] for row in rows if row["id"].endswith("/again")}
     assert again <= set(found)
-    # Measured: no other; the text is compared too, and every original has its own.
+    # No other; the text is compared too, and every original has its own.
     assert set(found) == again
     assert found["sound/again"] == f"embedding: much like {sound['id']}"
