@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from sensorium.config import DataConfig, RunConfig, TrainConfig
 from sensorium.generate.denoising import Drawing
 from sensorium.generate.interface import Model
+from sensorium.generate.pictures import keep_source
 from sensorium.generate.requests import Media, MediaOptions
 from sensorium.generate.sequences import TokenSequence
+from sensorium.media.image import resize_image
 from sensorium.media.parts import Audio, Image
 from tests.model.small import byte_tokenizer, random_model, small_config
 
@@ -172,7 +174,7 @@ def test_a_negative_prompt_of_an_edit_keeps_its_picture() -> None:
 
 def test_a_step_is_drawn_at_the_least_strength() -> None:
     made = MODEL.generate("a", "image", source=Image(picture(8, 8)), strength=0.001, num_steps=30)
-    assert made.pixels().shape == (16, 16, 3)
+    assert made.pixels().shape == (8, 8, 3)
     source = torch.zeros(3, 8, 12)
     assert drawing(MediaOptions(num_steps=10, strength=0.3), source=source).num_steps == 3
 
@@ -299,3 +301,35 @@ def test_words_and_media_in_turn() -> None:
     patches = (parts[1].pixels().shape[0] // 4) * (parts[1].pixels().shape[1] // 4)
     assert (kept < 0).sum() == patches
     assert not isinstance(parts[1], Audio)
+
+
+def test_what_a_drawing_left_alone_is_the_source_itself() -> None:
+    pixels = picture(60, 90)
+    seen = resize_image(pixels, 8, 12)
+    drawn = seen.copy()
+    drawn[:4, :6] = (255, 0, 0)
+    kept = keep_source(pixels, drawn)
+    assert kept.shape == pixels.shape
+    # A pixel of the drawing is 7.5 of the source's; where it meets what was drawn, both are mixed.
+    assert np.array_equal(kept[40:], pixels[40:])
+    assert np.array_equal(kept[:, 55:], pixels[:, 55:])
+    assert (kept[:20, :30] == (255, 0, 0)).all()
+    assert np.array_equal(keep_source(pixels, seen), pixels)
+
+
+@pytest.mark.parametrize("options", [{}, {"source": Image(picture(24, 36, 1)), "strength": 0.5}])
+def test_an_edit_has_the_size_of_what_was_copied(options: dict[str, Any]) -> None:
+    shown = Image(picture(50, 70))
+    made = MODEL.generate([Image(picture(9, 9, 2)), shown, "make it blue"], "image", num_steps=1, **options)
+    assert made.pixels().shape == options.get("source", shown).pixels().shape
+    assert made.generated["generator"] == "sensorium"
+
+
+def test_a_size_that_is_asked_for_and_a_model_that_does_not_copy_leave_the_source_alone() -> None:
+    prompt: list[Any] = [Image(picture(50, 70)), "make it blue"]
+    assert MODEL.generate(prompt, "image", num_steps=1, width=7, height=5).pixels().shape == (5, 7, 3)
+    image = dataclasses.replace(CONFIG.model.modalities["image"], copies_source=False)
+    modalities = {**CONFIG.model.modalities, "image": image}
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, modalities=modalities))
+    made = Model(random_model(config.model), TOKENIZER, config).generate(prompt, "image", num_steps=1)
+    assert made.pixels().shape[0] <= image.max_size[0]

@@ -14,7 +14,7 @@ from sensorium.config import RunConfig
 from sensorium.generate.engine import Engine
 from sensorium.generate.handle import Handle, OnEvent
 from sensorium.generate.job import Job
-from sensorium.generate.pictures import Edit, pixel_grid, to_part
+from sensorium.generate.pictures import Edit, copied_from, pixel_grid, to_part
 from sensorium.generate.prompt import Part, Prompt, read_parts, read_prompt, without_media, without_text
 from sensorium.generate.requests import Answer, Media, MediaOptions, Request, Text, TextOptions, check_known
 from sensorium.generate.runtime import Weights, check_weights, prepare_for_inference
@@ -231,6 +231,7 @@ class Model:
         wordless = [*kept, *(read_parts(negative, model, self.tokenizer) if negative else ()), closing]
         bare = without_media(wordless)
         chosen = MediaOptions(**media)
+        copied = copied_from(prompt, output, edit, chosen, model)
         return Request(
             prompt=segments,
             output=output,
@@ -241,7 +242,9 @@ class Model:
             without_media=bare if guided and len(bare) < len(wordless) else None,
             source=None if edit is None else edit.array,
             mask=None if edit is None else edit.mask_HW,
-            to_part=to_part(self.config, chosen, edit, (rest.get("width"), rest.get("height")), self.vocoder),
+            to_part=to_part(
+                self.config, chosen, edit, copied, (rest.get("width"), rest.get("height")), self.vocoder
+            ),
         )
 
     def embed(self, items: Sequence[Part | Sequence[Part]], *, batch_tokens: int = 8192) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image as PILImage
 from torch import Tensor
 
 from sensorium.config import ModelConfig, RunConfig
@@ -63,10 +64,35 @@ class Edit:
         return cls(pixels, chosen, array, grid, small)
 
     def apply(self, drawn: np.ndarray) -> np.ndarray:
-        """What the model drew, at the source's size, with the source's own pixels outside the mask."""
+        """What was drawn, at the source's size, with the source's own pixels outside the mask."""
         assert self.mask is not None
         drawn = resize_image(drawn, *self.pixels.shape[:2])
         return np.where(self.mask[:, :, None], drawn, self.pixels)
+
+
+# Levels of 255 by which a copied pixel may differ from its source and is still meant to be that, and by which it is surely drawn.
+_COPIED, _DRAWN = 16, 48
+
+
+def keep_source(pixels: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """A drawing at the size of the picture that it was made from, sharp where it left that as it was.
+
+    A model sees and draws a few pixels; what it hardly changed is taken from the source itself, what it changed from
+    the drawing, and what lies between is mixed.
+
+    Args:
+        pixels: uint8 ``[H, W, 3]``, the source. drawn: uint8 ``[h, w, 3]``.
+
+    Returns:
+        uint8 ``[H, W, 3]``.
+    """
+    height, width = pixels.shape[:2]
+    seen = resize_image(pixels, *drawn.shape[:2])
+    change_hw = np.abs(drawn.astype(np.float32) - seen).max(axis=2)
+    share_hw = ((change_hw - _COPIED) / (_DRAWN - _COPIED)).clip(0, 1)
+    share_HW = np.asarray(PILImage.fromarray(share_hw).resize((width, height), PILImage.Resampling.BILINEAR))
+    large = resize_image(drawn, height, width).astype(np.float32)
+    return np.rint(pixels + share_HW[:, :, None] * (large - pixels)).astype(np.uint8)
 
 
 def pixel_grid(config: ModelConfig, output: str, width: int | None, height: int | None) -> tuple[int, int]:
@@ -88,16 +114,33 @@ def pixel_grid(config: ModelConfig, output: str, width: int | None, height: int 
     return -(-height // modality.patch[0]), -(-width // modality.patch[1])
 
 
+def copied_from(
+    prompt: Any, output: str, edit: Edit | None, options: MediaOptions, config: ModelConfig
+) -> Image | None:
+    """The picture that a drawing may copy from and has the size of: the source that is named, or the prompt's last one.
+
+    None where no picture alone is drawn, where the model does not copy, or where a size is asked for.
+    """
+    if output != "image" or not config.modalities["image"].copies_source:
+        return None
+    if edit is not None:
+        return Image(edit.pixels)
+    found = _pictures(prompt)
+    return found[-1] if found and options.grid is None else None
+
+
 def to_part(
     config: RunConfig,
     options: MediaOptions,
     edit: Edit | None,
+    copied: Image | None,
     size: tuple[int | None, int | None],
     vocoder: Callable[[np.ndarray], np.ndarray],
 ) -> ToPart:
     """What makes the user's picture or sound of an array ``[C, H, W]``.
 
     Args:
+        copied: what the model copied from, see ``copied_from``.
         size: width and height in pixels, if they were asked for: what patches add is cut off.
         vocoder: log-mel ``[F, 100]`` -> waveform.
     """
@@ -110,6 +153,8 @@ def to_part(
         part = get_modality(modality).from_array(values, marks)
         if not isinstance(part, Image):
             return part
+        if copied is not None:
+            part = Image(keep_source(copied.pixels(), part.pixels()), generated=marks)
         if edit is not None and edit.mask is not None:
             return Image(edit.apply(part.pixels()), generated=marks)
         if size[0] is not None and size[1] is not None:
@@ -119,8 +164,12 @@ def to_part(
     return make
 
 
+def _pictures(prompt: Any) -> list[Image]:
+    return [part for part in _parts(prompt) if isinstance(part, Image)]
+
+
 def _last_picture(prompt: Any) -> Image:
-    found = [part for part in _parts(prompt) if isinstance(part, Image)]
+    found = _pictures(prompt)
     if not found:
         raise ValueError(
             "mask needs a picture to change; put one into the prompt or give source=sm.Image(...)"
