@@ -34,7 +34,8 @@ class ModalityConfig:
         noise_scale: s in ``z = t x + (1 - t) s e``.
         copies_source: a medium that is generated behind one of its kind and size (its source: a picture that is being
             edited, an earlier sound of the same length) sees the source's patch beside its own noisy one (as in arXiv
-            2211.09800), and copies from it pixel by pixel where it sees fit (as the attention masks of arXiv 1807.09251).
+            2211.09800), and copies from it pixel by pixel where it sees fit (as the attention masks of arXiv 1807.09251), in the
+            source's colours or in others (``PatchHead``).
         spelled_per_patch: bytes that a patch may spell of what is said, in the loss that teaches to hear (connectionist
             temporal classification) and in transcripts; 0 leaves it out. 3 are enough for fast speech in patches of 64 ms.
     """

@@ -165,7 +165,7 @@ def test_edits_inside_and_outside(tmp_path: Path) -> None:
     assert lazy["inside: error"].value > 0.3
     assert lazy["nearer to the wanted picture than the source is"].value == 0
     # The subject draws at the data's own size, so that its resolution costs nothing.
-    assert lazy["inside: error"].baselines["ceiling: wanted at the model's resolution"] == 0
+    assert lazy["inside: error"].baselines["ceiling: wanted at the answer's size"] == 0
     questions = [row | {"id": f"q-{row['id']}"} for row in question_rows("test", 2)]
     mixed = evaluate(Artist(), "edit", [*rows, *questions], tmp_path, FAST, overwrite=True)
     assert mixed.about["notes"][0].startswith("2 of 8 samples are not answered by a picture")

@@ -1,15 +1,18 @@
 """A picture that is edited stands beside the noisy one: seen patch by patch, and copied where the gate says so."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sensorium.config import DataConfig, RunConfig, TrainConfig
 from sensorium.generate.engine import Engine
 from sensorium.generate.requests import MediaOptions, Request
 from sensorium.generate.sampling import integrate
 from sensorium.model.sensorium import Sensorium
+from sensorium.pretrained import load_model, save_model
 from sensorium.sequence.document import Document, MediaSegment, Segment
 from sensorium.sequence.packing import map_arrays
 from tests.model.small import (
@@ -32,6 +35,16 @@ DRAWN = medium("image", (2, 3), 3, noisy=True)
 
 def document(*before: Segment) -> Document:
     return Document([*before, text("edit"), shape_text(DRAWN), DRAWN])
+
+
+def copying_model() -> Sensorium:
+    """Everything is copied, in its own colours."""
+    model = random_model(CONFIG)
+    head = model.media_heads["image"]
+    torch.nn.init.constant_(head.gate.bias, 100.0)  # type: ignore[union-attr, arg-type]
+    torch.nn.init.zeros_(head.tint.weight)  # type: ignore[union-attr, arg-type]
+    torch.nn.init.zeros_(head.tint.bias)  # type: ignore[union-attr, arg-type]
+    return model
 
 
 @pytest.mark.parametrize(
@@ -68,7 +81,7 @@ def test_a_clean_copy_of_what_was_drawn_is_the_source_of_the_next() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("half", [False, True])
-def test_each_pixel_is_drawn_or_copied_by_its_gate(*, half: bool) -> None:
+def test_each_pixel_is_drawn_or_copied_by_its_gate_in_the_colours_of_its_patch(*, half: bool) -> None:
     """In a batch with items of other sizes and without a source."""
     model = random_model(CONFIG)
     chosen = [document(A), *documents(), document(B)]
@@ -79,6 +92,7 @@ def test_each_pixel_is_drawn_or_copied_by_its_gate(*, half: bool) -> None:
         made = head(hidden_PD, media)
         drawn = head(hidden_PD, dataclasses.replace(media, sources=None))
         logits = head.gate(hidden_PD).split(media.num_patches_N.tolist())  # type: ignore[operator, union-attr]
+        tints = head.tint(hidden_PD).split(media.num_patches_N.tolist())  # type: ignore[operator, union-attr]
     sources = [A.array, None, documents()[4].segments[1].array, B.array]  # type: ignore[union-attr]
     assert len(made) == 4
     for n, (source, (rows, cols)) in enumerate(zip(sources, media.grids_N2.tolist(), strict=True)):
@@ -90,8 +104,12 @@ def test_each_pixel_is_drawn_or_copied_by_its_gate(*, half: bool) -> None:
             logits[n].float().sigmoid().view(rows, cols, 4, 4).transpose(1, 2).reshape(1, 4 * rows, 4 * cols)
         )
         assert gate.std() > 0.1
+        tint_34HW = tints[n].float().view(rows, cols, 3, 4).permute(2, 3, 0, 1)
+        tint_34HW = tint_34HW.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        with_one = torch.from_numpy(np.concatenate([source, np.ones_like(source[:1])]))
+        copied = torch.from_numpy(source) + torch.einsum("abhw,bhw->ahw", tint_34HW, with_one)
         torch.testing.assert_close(
-            made[own], (1 - gate) * drawn[own].float() + gate * torch.from_numpy(source)
+            made[own], (1 - gate) * drawn[own].float() + gate * copied, atol=1e-4, rtol=1e-4
         )
         assert not made[n, :, 4 * rows :].any()
         assert not made[n, :, :, 4 * cols :].any()
@@ -157,8 +175,7 @@ def test_drawings_in_company_are_what_they_are_alone() -> None:
 
 @torch.no_grad()
 def test_what_is_copied_is_the_picture_that_the_user_names() -> None:
-    model, tokenizer = random_model(CONFIG), byte_tokenizer()
-    torch.nn.init.constant_(model.media_heads["image"].gate.bias, 100.0)  # type: ignore[union-attr, arg-type]
+    model, tokenizer = copying_model(), byte_tokenizer()
     options = MediaOptions(num_steps=2, guidance_scale=1.0, grid=(2, 3), seed=3, strength=0.9)
     for source, wanted in ((None, B), (torch.from_numpy(A.array), A)):
         request = Request(prompt=[A, B, text("x")], output="image", media=options, source=source)
@@ -170,8 +187,7 @@ def test_what_is_copied_is_the_picture_that_the_user_names() -> None:
 
 @torch.no_grad()
 def test_a_picture_to_move_away_from_is_not_copied() -> None:
-    model = random_model(CONFIG)
-    torch.nn.init.constant_(model.media_heads["image"].gate.bias, 100.0)  # type: ignore[union-attr, arg-type]
+    model = copying_model()
     options = MediaOptions(
         num_steps=2, guidance_scale=3.0, guidance_interval=(0, 1), grid=(2, 3), seed=3, strength=1.0
     )
@@ -220,3 +236,19 @@ def test_a_batch_and_its_noise_move_together() -> None:
     assert moved.targets["image"].sources.arrays_NCHW.is_meta
     assert moved.token_ids_BT.is_meta
     assert noise["image"].e_NCHW.is_meta
+
+
+def test_a_model_from_before_copies_in_the_colours_of_its_source(tmp_path: Path) -> None:
+    model = copying_model()
+    config = RunConfig(
+        name="old", tokenizer="bytes", model=CONFIG, data=DataConfig(sources=()), train=TrainConfig()
+    )
+    old = {name: tensor for name, tensor in model.state_dict().items() if ".tint." not in name}
+    save_model(tmp_path, old, config, byte_tokenizer())
+    again, *_ = load_model(tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    del old["media_heads.image.gate.bias"]
+    save_model(tmp_path, old, config, byte_tokenizer())
+    with pytest.raises(ValueError, match=r"lacks the tensor 'media_heads.image.gate.bias';"):
+        load_model(tmp_path)

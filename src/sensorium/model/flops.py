@@ -76,7 +76,7 @@ def _head(head: PatchHead, modality: ModalityConfig, num_tokens: int) -> float:
     refiner = [m for m in (head.refiner or []) if isinstance(m, nn.Conv2d)]
     # The noise level is embedded once for a medium.
     level = _linears(head.noise_level) / num_tokens
-    matrices = [head.stem, head.out, head.stem_source, head.gate]
+    matrices = [head.stem, head.out, head.stem_source, head.gate, head.tint]
     return (
         sum(_linears(m) for m in matrices if m is not None)
         + level

@@ -38,7 +38,7 @@ def is_head(name: str) -> bool:
     language-model head of its own. Token embeddings that are also the language-model head are a way in, too: no head.
     """
     return name.startswith(("lm_head.", "latent_proj.", "logit_")) or (
-        name.startswith("media_heads.") and name.split(".")[2] in ("out", "refiner", "gate")
+        name.startswith("media_heads.") and name.split(".")[2] in ("out", "refiner", "gate", "tint")
     )
 
 
@@ -47,7 +47,9 @@ class PatchHead(nn.Module):
 
     ``embed`` projects noisy patches and adds the noise level; ``forward`` projects hidden states to patches,
     puts them together and lets a zero-initialised 3x3 convolution mend the seams. With ``copies_source`` the patches of
-    a source are added to the noisy ones, and what comes out is ``(1 - g) drawn + g source`` with a gate for each pixel.
+    a source are added to the noisy ones, and what comes out is ``(1 - g) drawn + g (source + A source + b)``: a gate for
+    each pixel, and a map of the colours for each patch (as the local affine models of arXiv 1707.02880). To paint, to
+    take away or to grey what is there needs a few numbers then, and keeps every edge.
     """
 
     def __init__(self, config: ModelConfig, modality_config: ModalityConfig, modality: Modality) -> None:
@@ -59,10 +61,12 @@ class PatchHead(nn.Module):
         self.blank = modality_config.blank
         self.stem_source: Linear | None = None
         self.gate: Linear | None = None
+        self.tint: Linear | None = None
+        channels, hidden = modality_config.channels, 16
         if modality_config.copies_source:
             self.stem_source = Linear(modality_config.patch_dim, config.dim, bias=False)
             self.gate = Linear(config.dim, self.patch[0] * self.patch[1])
-        channels, hidden = modality_config.channels, 16
+            self.tint = Linear(config.dim, channels * (channels + 1))
         self.refiner: nn.Sequential | None = None
         if modality_config.refiner:
             self.refiner = nn.Sequential(
@@ -74,7 +78,8 @@ class PatchHead(nn.Module):
     def zeros(self) -> list[Any]:
         """What starts at zero, see the table of ``Sensorium``."""
         refined = self.refiner[-1] if self.refiner is not None else None
-        return [module for module in (self.out, refined, self.stem_source, self.gate) if module is not None]
+        modules = (self.out, refined, self.stem_source, self.gate, self.tint)
+        return [module for module in modules if module is not None]
 
     def embed(self, z_NCHW: Tensor, t_N: Tensor, media: MediaBatch) -> Tensor:
         """Noisy arrays and their levels -> embeds ``[sum of P, D]``."""
@@ -95,7 +100,22 @@ class PatchHead(nn.Module):
         # In half precision an open gate would be exactly 1, and never close again: its gradient would be 0.
         logits_N1HW = self._assemble(self.gate(hidden_PD), media, mask_Nrc).float()
         gate_N1HW = torch.sigmoid(logits_N1HW) * media.sources.is_there_N[:, None, None, None]
-        return x_NCHW + gate_N1HW * (media.sources.arrays_NCHW - x_NCHW)
+        return x_NCHW + gate_N1HW * (self._tinted(hidden_PD, media, mask_Nrc) - x_NCHW)
+
+    def _tinted(self, hidden_PD: Tensor, media: MediaBatch, mask_Nrc: Tensor | None) -> Tensor:
+        """The sources ``[N, C, H, W]`` in other colours: those of each patch through its own affine map."""
+        assert self.tint is not None
+        assert media.sources is not None
+        C = media.arrays_NCHW.shape[1]
+        map_PCc = self.tint(hidden_PD).float().unflatten(1, (C, C + 1))
+        source_NPd = patchify(media.sources.arrays_NCHW, self.patch)
+        source_PCp = unpad(source_NPd, None if mask_Nrc is None else mask_Nrc.flatten(1)).unflatten(
+            1, (C, -1)
+        )
+        # Not as a product of matrices: autocast would round the colours.
+        mixed_PCp = (map_PCc[:, :, :C, None] * source_PCp[:, None]).sum(2)
+        tinted_PCp = source_PCp + mixed_PCp + map_PCc[:, :, C:]
+        return self._assemble(tinted_PCp.flatten(1), media, mask_Nrc)
 
     def _refine(self, x_NCHW: Tensor, mask_Nrc: Tensor | None) -> Tensor:
         if self.refiner is None:

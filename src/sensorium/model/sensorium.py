@@ -46,6 +46,7 @@ class Sensorium(nn.Module):
     patch head ``out``          zeros           the first prediction is the mean signal
     last refiner convolution    zeros           the refiner starts as the identity
     ``stem_source``, ``gate``   zeros           a source is not seen yet, and half of it is copied
+    ``tint``                    zeros           in its own colours
     norms                       ones
     biases of conv stems        normal          0.02 (a token of exactly nothing would make the norms explode)
     other biases                zeros

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
+import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -47,10 +48,19 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         ) from error
 
 
-def load_weights(model: Sensorium, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy tensors into a model; a missing, unknown or misshapen tensor is an error that names it."""
-    check_tensors(tensors, model.state_dict(), where)
-    model.load_state_dict(dict(tensors))
+def load_weights(model: Sensorium, tensors: dict[str, Tensor], where: str) -> None:
+    """Copy tensors into a model; a missing, unknown or misshapen tensor is an error that names it.
+
+    A model from before ``PatchHead.tint`` has none: one of zeros copies what it copied.
+    """
+    wanted = model.state_dict()
+    tints = {
+        name: torch.zeros_like(tensor)
+        for name, tensor in wanted.items()
+        if name.split(".")[2:3] == ["tint"] and name not in tensors
+    }
+    check_tensors(tensors | tints, wanted, where)
+    model.load_state_dict(tensors | tints)
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:

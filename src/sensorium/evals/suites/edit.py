@@ -14,8 +14,8 @@ from sensorium.media.image import resize_image
 from sensorium.media.parts import Image
 
 MAX_PSNR = 100.0  # of what did not change at all
-_UNCHANGED, _SMALL = "source unchanged", "source at the model's resolution"
-_CEILING = "ceiling: wanted at the model's resolution"
+_UNCHANGED, _SMALL = "source unchanged", "source at the answer's size"
+_CEILING = "ceiling: wanted at the answer's size"
 _HOW = (
     "at the wanted picture's size; inside is where it differs from the source by more than 8 of 255; as asked is what "
     "is within a quarter of that change of the wanted colour"
