@@ -305,16 +305,27 @@ def test_words_and_media_in_turn() -> None:
 
 def test_what_a_drawing_left_alone_is_the_source_itself() -> None:
     pixels = picture(60, 90)
-    seen = resize_image(pixels, 8, 12)
+    seen = resize_image(pixels, 20, 30)
     drawn = seen.copy()
-    drawn[:4, :6] = (255, 0, 0)
+    drawn[:8, :10] = (255, 0, 0)
     kept = keep_source(pixels, drawn)
     assert kept.shape == pixels.shape
-    # A pixel of the drawing is 7.5 of the source's; where it meets what was drawn, both are mixed.
+    # A pixel of the drawing is three of the source's, and colours are matched over four to each side.
     assert np.array_equal(kept[40:], pixels[40:])
-    assert np.array_equal(kept[:, 55:], pixels[:, 55:])
-    assert (kept[:20, :30] == (255, 0, 0)).all()
+    assert np.array_equal(kept[:, 46:], pixels[:, 46:])
+    assert np.abs(kept[:20, :26].astype(int) - (255, 0, 0)).mean() < 12
     assert np.array_equal(keep_source(pixels, seen), pixels)
+
+
+def test_a_change_of_colours_keeps_every_edge() -> None:
+    """What is drawn is grey and eight times as coarse as what comes out."""
+    rows, cols = np.mgrid[:96, :96]
+    shapes = ((rows - 40) ** 2 + (cols - 50) ** 2 < 900)[..., None]
+    pixels = np.where(shapes, (250, 220, 60), (20, 40, 120)).astype(np.uint8)
+    grey = np.repeat(pixels.mean(axis=2, keepdims=True), 3, axis=2)
+    drawn = resize_image(np.rint(grey).astype(np.uint8), 12, 12)
+    error = np.abs(keep_source(pixels, drawn) - grey).mean()
+    assert error < 0.3 * np.abs(resize_image(drawn, 96, 96) - grey).mean()
 
 
 @pytest.mark.parametrize("options", [{}, {"source": Image(picture(24, 36, 1)), "strength": 0.5}])

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image as PILImage
 from torch import Tensor
 
 from sensorium.config import ModelConfig, RunConfig
@@ -70,15 +69,17 @@ class Edit:
         return np.where(self.mask[:, :, None], drawn, self.pixels)
 
 
-# Levels of 255 by which a copied pixel may differ from its source and is still meant to be that, and by which it is surely drawn.
-_COPIED, _DRAWN = 16, 48
+# Levels of 255: up to the first a difference is none, from the second on it is meant; between them it counts in part.
+_CHANGED, _REDRAWN = (16, 48), (8, 32)
+_RADIUS, _RIDGE = 2, 1e-3  # of the windows in which colours are matched, and of their least squares
 
 
 def keep_source(pixels: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """A drawing at the size of the picture that it was made from, sharp where it left that as it was.
+    """A drawing at the size of the picture that it was made from, as sharp as that.
 
-    A model sees and draws a few pixels; what it hardly changed is taken from the source itself, what it changed from
-    the drawing, and what lies between is mixed.
+    A model sees and draws few pixels. What it hardly changed is the source itself; where an affine map of the colours
+    around a pixel explains the change, the source goes through that map (bilateral guided upsampling, Chen et al.
+    2016, with the local least squares of He et al. 2010); what is left is the drawing, enlarged.
 
     Args:
         pixels: uint8 ``[H, W, 3]``, the source. drawn: uint8 ``[h, w, 3]``.
@@ -86,13 +87,60 @@ def keep_source(pixels: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     Returns:
         uint8 ``[H, W, 3]``.
     """
-    height, width = pixels.shape[:2]
-    seen = resize_image(pixels, *drawn.shape[:2])
-    change_hw = np.abs(drawn.astype(np.float32) - seen).max(axis=2)
-    share_hw = ((change_hw - _COPIED) / (_DRAWN - _COPIED)).clip(0, 1)
-    share_HW = np.asarray(PILImage.fromarray(share_hw).resize((width, height), PILImage.Resampling.BILINEAR))
-    large = resize_image(drawn, height, width).astype(np.float32)
-    return np.rint(pixels + share_HW[:, :, None] * (large - pixels)).astype(np.uint8)
+    size = pixels.shape[:2]
+    source_3HW, large_3HW = _planes(pixels), _planes(resize_image(drawn, *size))
+    seen_3hw, drawn_3hw = _planes(resize_image(pixels, *drawn.shape[:2])), _planes(drawn)
+    change_3hw = drawn_3hw - seen_3hw
+    changed_hw = _share(change_3hw, _CHANGED)
+    change_3hw *= changed_hw
+    map_33hw, shift_3hw = _colour_map(seen_3hw, change_3hw)
+    explained_3hw = torch.einsum("iohw,ihw->ohw", map_33hw, seen_3hw) + shift_3hw
+    redrawn_hw = _share(change_3hw - explained_3hw, _REDRAWN)
+
+    def enlarge(x_hw: Tensor) -> Tensor:
+        return F.interpolate(x_hw[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+    changed_HW, redrawn_HW = enlarge(changed_hw), enlarge(redrawn_hw)
+    made = np.empty_like(pixels)
+    # One plane at a time: a picture may have 40 million pixels.
+    for channel in range(3):
+        old_HW = source_3HW[channel]
+        tinted_HW = old_HW + enlarge(shift_3hw[channel])
+        for other in range(3):
+            tinted_HW += enlarge(map_33hw[other, channel]) * source_3HW[other]
+        mixed_HW = old_HW + changed_HW * (large_3HW[channel] - old_HW)
+        new_HW = tinted_HW + redrawn_HW * (mixed_HW - tinted_HW)
+        made[:, :, channel] = (255 * new_HW).round().clamp(0, 255).numpy()
+    return made
+
+
+def _planes(pixels: np.ndarray) -> Tensor:
+    """Uint8 ``[H, W, 3]`` -> float32 ``[3, H, W]`` in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)) / 255
+
+
+def _share(change_3hw: Tensor, levels: tuple[int, int]) -> Tensor:
+    """How much the largest change of a pixel's channels counts, ``[h, w]`` from 0 to 1."""
+    low, high = (level / 255 for level in levels)
+    return ((change_3hw.abs().amax(0) - low) / (high - low)).clamp(0, 1)
+
+
+def _colour_map(seen_3hw: Tensor, change_3hw: Tensor) -> tuple[Tensor, Tensor]:
+    """``A [3, 3, h, w]`` (from, to) and ``b [3, h, w]`` with ``A seen + b`` near the change in a window about each pixel."""
+
+    def mean(x: Tensor) -> Tensor:
+        flat = x.flatten(0, -3)[None]
+        side = 2 * _RADIUS + 1
+        return F.avg_pool2d(flat, side, 1, _RADIUS, count_include_pad=False)[0].view(x.shape)
+
+    of_seen, of_change = mean(seen_3hw), mean(change_3hw)
+    spread_33hw = mean(seen_3hw[:, None] * seen_3hw) - of_seen[:, None] * of_seen
+    shared_33hw = mean(seen_3hw[:, None] * change_3hw) - of_seen[:, None] * of_change
+    ridge = _RIDGE * torch.eye(3)
+    map_hw33 = torch.linalg.solve(spread_33hw.permute(2, 3, 0, 1) + ridge, shared_33hw.permute(2, 3, 0, 1))
+    map_33hw = map_hw33.permute(2, 3, 0, 1)
+    shift_3hw = of_change - torch.einsum("iohw,ihw->ohw", map_33hw, of_seen)
+    return mean(map_33hw), mean(shift_3hw)
 
 
 def pixel_grid(config: ModelConfig, output: str, width: int | None, height: int | None) -> tuple[int, int]:
