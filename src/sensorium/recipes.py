@@ -119,8 +119,9 @@ def starter() -> RunConfig:
             mlp_dim=768,
             experts="ffn",
             modalities={
+                # More noise than for drawing alone: what an instruction asks for is decided where little is seen yet.
                 "image": dataclasses.replace(
-                    image, noise_mu=-1.0, noise_std=1.2, noise_scale=2.0, copies_source=True
+                    image, noise_mu=-1.6, noise_std=1.2, noise_scale=2.0, copies_source=True
                 ),
                 # Letters are learned in blocks of the encoder's own (EXPERIMENTS.md, section 21).
                 "audio": dataclasses.replace(

@@ -73,7 +73,10 @@ def random_model(config: ModelConfig, seed: int = 0) -> Sensorium:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         # What copies a source comes last, so that the rest is the same with and without it.
-        named = sorted(model.named_parameters(), key=lambda item: "gate." in item[0] or "source" in item[0])
+        last = ("source", "gate.", "tint.")
+        named = sorted(
+            model.named_parameters(), key=lambda item: [part in item[0] for part in reversed(last)]
+        )
         for name, parameter in named:
             noise = torch.randn(parameter.shape, generator=generator)
             if name == "embed_tokens.weight":

@@ -69,6 +69,9 @@ class Edit:
         return np.where(self.mask[:, :, None], drawn, self.pixels)
 
 
+# How a picture of the prompt is edited unless told otherwise: mostly there is one right answer, and nothing to be drawn at random.
+EDITING = {"num_steps": 4, "guidance_scale": 1.0}
+
 # Levels of 255: up to the first a difference is none, from the second on it is meant; between them it counts in part.
 _CHANGED, _REDRAWN = (16, 48), (8, 32)
 _RADIUS, _RIDGE = 2, 1e-3  # of the windows in which colours are matched, and of their least squares
@@ -163,7 +166,7 @@ def pixel_grid(config: ModelConfig, output: str, width: int | None, height: int 
 
 
 def copied_from(
-    prompt: Any, output: str, edit: Edit | None, options: MediaOptions, config: ModelConfig
+    prompt: Any, output: str, edit: Edit | None, grid: tuple[int, int] | None, config: ModelConfig
 ) -> Image | None:
     """The picture that a drawing may copy from and has the size of: the source that is named, or the prompt's last one.
 
@@ -174,7 +177,7 @@ def copied_from(
     if edit is not None:
         return Image(edit.pixels)
     found = _pictures(prompt)
-    return found[-1] if found and options.grid is None else None
+    return found[-1] if found and grid is None else None
 
 
 def to_part(
