@@ -69,9 +69,6 @@ class Edit:
         return np.where(self.mask[:, :, None], drawn, self.pixels)
 
 
-# How a picture of the prompt is edited unless told otherwise: mostly there is one right answer, and nothing to be drawn at random.
-EDITING = {"num_steps": 4, "guidance_scale": 1.0}
-
 # Levels of 255: up to the first a difference is none, from the second on it is meant; between them it counts in part.
 _CHANGED, _REDRAWN = (16, 48), (8, 32)
 _RADIUS, _RIDGE = 2, 1e-3  # of the windows in which colours are matched, and of their least squares
