@@ -9,7 +9,6 @@ from sensorium.mixtures import (
     CLEAN_SOURCES,
     FULL_SOURCES,
     SPOKEN_SOURCES,
-    STARTER_CLEAN_TEMPLATES,
     STARTER_CLEAN_WEIGHTS,
     STARTER_SOURCES,
     STARTER_WEIGHTS,
@@ -131,9 +130,7 @@ def starter() -> RunConfig:
         ),
         data=DataConfig(
             sources=full_sources(STARTER_WEIGHTS),
-            clean_sources=full_sources(
-                STARTER_CLEAN_WEIGHTS, {"noto": STARTER_CLEAN_TEMPLATES, "fluent": STARTER_CLEAN_TEMPLATES}
-            ),
+            clean_sources=full_sources(STARTER_CLEAN_WEIGHTS),
             clean_from=6_850,
             row_length=256,
             samples_per_step=192,
@@ -144,6 +141,8 @@ def starter() -> RunConfig:
             base.train,
             num_steps=8_800,
             max_train_s=0.0,
+            # Of drawings and edits a step says little: with 2 edits were not learned (EXPERIMENTS.md, section 21).
+            w_flow=8.0,
             text_average="root",
             warmup=0.02,
             ema_decay=0.999,

@@ -14,7 +14,7 @@ from sensorium.config import RunConfig
 from sensorium.generate.engine import Engine
 from sensorium.generate.handle import Handle, OnEvent
 from sensorium.generate.job import Job
-from sensorium.generate.pictures import Edit, copied_from, pixel_grid, to_part
+from sensorium.generate.pictures import EDITING, Edit, copied_from, pixel_grid, to_part
 from sensorium.generate.prompt import Part, Prompt, read_parts, read_prompt, without_media, without_text
 from sensorium.generate.requests import Answer, Media, MediaOptions, Request, Text, TextOptions, check_known
 from sensorium.generate.runtime import Weights, check_weights, prepare_for_inference
@@ -230,8 +230,10 @@ class Model:
         *kept, closing = without_text(segments)
         wordless = [*kept, *(read_parts(negative, model, self.tokenizer) if negative else ()), closing]
         bare = without_media(wordless)
+        copied = copied_from(prompt, output, edit, media.get("grid"), model)
+        if copied is not None and edit is None:
+            media = EDITING | media
         chosen = MediaOptions(**media)
-        copied = copied_from(prompt, output, edit, chosen.grid, model)
         return Request(
             prompt=segments,
             output=output,

@@ -69,6 +69,10 @@ class Edit:
         return np.where(self.mask[:, :, None], drawn, self.pixels)
 
 
+# How a picture of the prompt is edited unless told otherwise. Mostly there is one right answer: many steps end at some
+# drawing, few near the mean of all, sharpened by a little guidance from the first on (EXPERIMENTS.md, section 21).
+EDITING: dict[str, Any] = {"num_steps": 2, "guidance_scale": 1.25, "guidance_interval": (0.0, 1.0)}
+
 # Levels of 255: up to the first a difference is none, from the second on it is meant; between them it counts in part.
 _CHANGED, _REDRAWN = (16, 48), (8, 32)
 _RADIUS, _RIDGE = 2, 1e-3  # of the windows in which colours are matched, and of their least squares

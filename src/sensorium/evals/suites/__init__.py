@@ -29,6 +29,7 @@ from sensorium.evals.suites.pictures import run_image
 from sensorium.evals.suites.questions import run_medical, run_vqa
 from sensorium.evals.suites.retrieval import run_retrieval, run_video
 from sensorium.evals.suites.speech import run_asr, run_tts
+from sensorium.generate.pictures import EDITING
 from sensorium.generate.prompt import TRANSCRIBE
 
 OWN_OPTIONS = ("prompt", "max_tokens", "normalizer", "num_steps", "guidance_scale")
@@ -61,7 +62,9 @@ SUITES = {
     "asr": Suite(run_asr, _sounds, TRANSCRIBE, 128, "basic"),
     "tts": Suite(run_tts, _nothing, "say {text}", 0, "basic", 30, 2.5),
     "image": Suite(run_image, _pictures, "{text}", num_steps=30, guidance_scale=2.5),
-    "edit": Suite(run_edit, _nothing, num_steps=30, guidance_scale=2.5),
+    "edit": Suite(
+        run_edit, _nothing, num_steps=EDITING["num_steps"], guidance_scale=EDITING["guidance_scale"]
+    ),
     "video": Suite(run_video, _clips, "what is this?", 16),
     "medical": Suite(run_medical, known_questions, "{question}", 24),
     "code": Suite(run_code, known_answers, "{question}", 512),

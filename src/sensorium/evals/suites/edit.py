@@ -107,6 +107,7 @@ def _results(
     kinds = [case.kind for case in cases]
     for kind in sorted({*kinds} - {""}) if len({*kinds}) > 1 else ():
         chosen = np.array([kind == each for each in kinds])
+        add(f"nearer, {kind}", "is_nearer", chosen, higher=True)
         add(f"inside: error, {kind}", "inside_error", chosen, "error", higher=False)
     return results
 
