@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sensorium.config import DataConfig, RunConfig, TrainConfig
 from sensorium.generate.denoising import Drawing
 from sensorium.generate.interface import Model
-from sensorium.generate.pictures import keep_source
+from sensorium.generate.pictures import EDITING, keep_source
 from sensorium.generate.requests import Media, MediaOptions
 from sensorium.generate.sequences import TokenSequence
 from sensorium.media.image import resize_image
@@ -344,3 +344,18 @@ def test_a_size_that_is_asked_for_and_a_model_that_does_not_copy_leave_the_sourc
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, modalities=modalities))
     made = Model(random_model(config.model), TOKENIZER, config).generate(prompt, "image", num_steps=1)
     assert made.pixels().shape[0] <= image.max_size[0]
+
+
+def test_a_picture_of_the_prompt_is_edited_in_few_steps_unless_more_are_asked_for() -> None:
+    shown = Image(picture(50, 70))
+    edit: list[Any] = [shown, "make it blue"]
+    chosen = MODEL.request(edit, "image").media
+    assert {name: getattr(chosen, name) for name in EDITING} == EDITING
+    assert MODEL.request(edit, "image", num_steps=30).media.num_steps == 30
+    for media in (
+        MODEL.request("a cat", "image").media,
+        MODEL.request("a cat", "image", source=shown).media,
+        MODEL.request(edit, "image", width=7, height=5).media,
+        MODEL.request(edit, "audio").media,
+    ):
+        assert (media.num_steps, media.guidance_scale) == (30, 2.5)
