@@ -48,6 +48,7 @@ def test_a_run_killed_anywhere_ends_as_if_it_were_not(data: Path, tmp_path: Path
 TWICE = """
 import signal, sys, time
 from sensorium.interrupt import first_interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with first_interrupt(signal.SIGINT, signal.SIGTERM) as interrupted:
     signal.raise_signal(signal.SIGTERM)
     assert interrupted.is_set() and interrupted.number == signal.SIGTERM
