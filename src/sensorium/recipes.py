@@ -141,7 +141,7 @@ def starter() -> RunConfig:
             base.train,
             num_steps=8_800,
             max_train_s=0.0,
-            # Of drawings and edits a step says little: with 2 edits were not learned (EXPERIMENTS.md, section 21).
+            # With 2 and few edits they were not learned; which of the two it was is not known (EXPERIMENTS.md, section 21).
             w_flow=8.0,
             text_average="root",
             warmup=0.02,
