@@ -103,7 +103,7 @@ def starter() -> RunConfig:
     """32 px pictures that can be edited, sounds of five seconds, the full starter data in two stages.
 
     For hours of a few cores. The model that ships was not trained by it from nothing at this width, but grown from one
-    half as wide (EXPERIMENTS.md, section 21). A second feed-forward costs no time (section 18).
+    half as wide, and this second stage and ``w_flow`` were measured as a run of their own from there (its card, part 12). A second feed-forward costs no time (section 18).
     """
     base = nano()
     image, audio = base.model.modalities["image"], base.model.modalities["audio"]
@@ -141,7 +141,7 @@ def starter() -> RunConfig:
             base.train,
             num_steps=8_800,
             max_train_s=0.0,
-            # With 2 and few edits they were not learned; which of the two it was is not known (EXPERIMENTS.md, section 21).
+            # As the model that ships was last trained; 6 was used before, and what it did was not separated.
             w_flow=8.0,
             text_average="root",
             warmup=0.02,

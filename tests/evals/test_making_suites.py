@@ -1,5 +1,6 @@
 """Suites of what is made (speech, pictures, edits, code) and of clips and regions, by subjects whose figures are known."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -382,3 +383,20 @@ def test_who_makes_nothing_is_told(tmp_path: Path) -> None:
         evaluate(Artist(), "image", picture_rows("test"), tmp_path, Options(prompt="a cat"))
     with pytest.raises(ValueError, match="takes no num_steps"):
         evaluate(Artist(), "vqa", question_rows("test"), tmp_path, Options(num_steps=3))
+
+
+def test_how_edits_are_drawn_is_left_to_the_model_unless_it_is_said(tmp_path: Path) -> None:
+    class Asked(Artist):
+        def make(self, prompts: Any, output: str, *, seed: int, **options: Any) -> Any:
+            self.options = options
+            return super().make(prompts, output, seed=seed)
+
+    subject = Asked()
+    evaluate(subject, "edit", edit_rows("test"), tmp_path, FAST)
+    assert subject.options == {}
+    evaluate(
+        subject, "edit", edit_rows("test"), tmp_path, dataclasses.replace(FAST, num_steps=3), overwrite=True
+    )
+    assert subject.options == {"num_steps": 3}
+    evaluate(subject, "image", picture_rows("test"), tmp_path, FAST)
+    assert subject.options == {"num_steps": 30, "guidance_scale": 2.5}

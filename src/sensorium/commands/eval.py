@@ -101,9 +101,13 @@ class Eval:
         int, tyro.conf.arg(help_behavior_hint="(default: 16; medical: 24; asr: 128; code: 512)")
     ] = 0
     """vqa, medical, asr, video, code: the longest answer."""
-    num_steps: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: 30; edit: 2)")] = 0
+    num_steps: Annotated[
+        int, tyro.conf.arg(help_behavior_hint="(default: 30; edit: as `sensorium generate`)")
+    ] = 0
     """tts, image, edit: steps from noise to signal."""
-    guidance_scale: Annotated[float, tyro.conf.arg(help_behavior_hint="(default: 2.5; edit: 1.25)")] = 0.0
+    guidance_scale: Annotated[
+        float, tyro.conf.arg(help_behavior_hint="(default: 2.5; edit: as `sensorium generate`)")
+    ] = 0.0
     """tts, image, edit: how strongly the words pull."""
     batch_size: int = 32
     """Prompts answered together."""

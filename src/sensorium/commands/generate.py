@@ -95,16 +95,14 @@ class Generate:
     num_beams: int = 24
     """text, transcribe: beginnings that are followed side by side."""
 
-    num_steps: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: 30; a picture edited: 2)")] = 30
+    num_steps: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: 30; 2 for edits, see docs)")] = 30
     """picture, sound: steps of the solver."""
-    guidance_scale: Annotated[
-        float, tyro.conf.arg(help_behavior_hint="(default: 2.5; a picture edited: 1.25)")
-    ] = 2.5
+    guidance_scale: Annotated[float, tyro.conf.arg(help_behavior_hint="(default: 2.5; 1.25 for edits)")] = 2.5
     """picture, sound: how strongly the words pull; 1 is the plain model."""
     image_guidance_scale: float = 1.0
     """picture, sound: how strongly the pictures and sounds of the prompt pull."""
     guidance_interval: Annotated[
-        tuple[float, float], tyro.conf.arg(help_behavior_hint="(default: 0.1 1.0; a picture edited: 0 1)")
+        tuple[float, float], tyro.conf.arg(help_behavior_hint="(default: 0.1 1.0; 0 1 for edits)")
     ] = (0.1, 1.0)
     """picture, sound: from noise level (0 noise, 1 signal) to noise level where they pull."""
     solver: str = "euler"

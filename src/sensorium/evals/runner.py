@@ -143,7 +143,8 @@ class Options:
         limit: cases at most, evenly spread; 0 means all.
         prompt: what is asked; "" is the suite's own ("{question}" for vqa, "transcribe" for asr).
         normalizer: of asr and tts; "" is "basic". max_tokens: of an answer; 0 is the suite's own.
-        num_steps, guidance_scale: of pictures and sounds that are made, see ``MediaOptions``; 0 is the suite's own.
+        num_steps, guidance_scale: of pictures and sounds that are made, see ``MediaOptions``; 0 is the suite's own,
+            of edit the model's.
         batch_size: prompts answered together. seed: of answers, intervals and controls.
     """
 
@@ -250,14 +251,11 @@ class Run:
                 f"{self.subject.name} answers in words alone; this suite needs one that draws or speaks"
             )
 
+        how = {"num_steps": options.num_steps, "guidance_scale": options.guidance_scale}
+        given = {name: value for name, value in how.items() if value}
+
         def make(batch: list[Any]) -> list[str]:
-            made = maker.make(
-                batch,
-                output,
-                seed=options.seed,
-                num_steps=options.num_steps,
-                guidance_scale=options.guidance_scale,
-            )
+            made = maker.make(batch, output, seed=options.seed, **given)
             return [part_to_json(part) for part in made]
 
         with self.bar(what, len(prompts)) as step:

@@ -29,7 +29,6 @@ from sensorium.evals.suites.pictures import run_image
 from sensorium.evals.suites.questions import run_medical, run_vqa
 from sensorium.evals.suites.retrieval import run_retrieval, run_video
 from sensorium.evals.suites.speech import run_asr, run_tts
-from sensorium.generate.pictures import EDITING
 from sensorium.generate.prompt import TRANSCRIBE
 
 OWN_OPTIONS = ("prompt", "max_tokens", "normalizer", "num_steps", "guidance_scale")
@@ -37,15 +36,18 @@ OWN_OPTIONS = ("prompt", "max_tokens", "normalizer", "num_steps", "guidance_scal
 
 @dataclass(frozen=True)
 class Suite:
-    """How a suite runs, what its baselines learn from rows, and its own options; an empty one it does not take."""
+    """How a suite runs, what its baselines learn from rows, and its own options.
+
+    An empty option it does not take; None is left to the subject unless it is given.
+    """
 
     run: Callable[[Run], tuple[list[Result], list[Scored]]]
     learn: Callable[[Iterable[Row]], list[Example]]
     prompt: str = ""
     max_tokens: int = 0
     normalizer: str = ""
-    num_steps: int = 0
-    guidance_scale: float = 0.0
+    num_steps: int | None = 0
+    guidance_scale: float | None = 0.0
 
 
 def _nothing(rows: Iterable[Row]) -> list[Example]:
@@ -62,9 +64,7 @@ SUITES = {
     "asr": Suite(run_asr, _sounds, TRANSCRIBE, 128, "basic"),
     "tts": Suite(run_tts, _nothing, "say {text}", 0, "basic", 30, 2.5),
     "image": Suite(run_image, _pictures, "{text}", num_steps=30, guidance_scale=2.5),
-    "edit": Suite(
-        run_edit, _nothing, num_steps=EDITING["num_steps"], guidance_scale=EDITING["guidance_scale"]
-    ),
+    "edit": Suite(run_edit, _nothing, num_steps=None, guidance_scale=None),
     "video": Suite(run_video, _clips, "what is this?", 16),
     "medical": Suite(run_medical, known_questions, "{question}", 24),
     "code": Suite(run_code, known_answers, "{question}", 512),
@@ -143,9 +143,9 @@ def check(suite: str, options: Options) -> Options:
     entry, chosen = SUITES[suite], {}
     for name in OWN_OPTIONS:
         given, own = getattr(options, name), getattr(entry, name)
-        if given and not own:
+        if given and own is not None and not own:
             raise ValueError(f"the suite {suite} takes no {name}, and {given!r} was given: leave it out")
-        chosen[name] = given or own
+        chosen[name] = given or own or type(given)()
     slot = _SLOTS.get(suite, "")
     if slot not in chosen["prompt"]:
         what = slot.strip("{}")

@@ -108,6 +108,7 @@ def _results(
     for kind in sorted({*kinds} - {""}) if len({*kinds}) > 1 else ():
         chosen = np.array([kind == each for each in kinds])
         add(f"nearer, {kind}", "is_nearer", chosen, higher=True)
+        add(f"inside: pixels changed as asked, {kind}", "inside_done", chosen, higher=True)
         add(f"inside: error, {kind}", "inside_error", chosen, "error", higher=False)
     return results
 
