@@ -95,7 +95,9 @@ class Generate:
     num_beams: int = 24
     """text, transcribe: beginnings that are followed side by side."""
 
-    num_steps: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: 30; 2 for edits, see docs)")] = 30
+    num_steps: Annotated[
+        int, tyro.conf.arg(help_behavior_hint="(default: 30; 2 for edits without --mask, --source or a size)")
+    ] = 30
     """picture, sound: steps of the solver."""
     guidance_scale: Annotated[float, tyro.conf.arg(help_behavior_hint="(default: 2.5; 1.25 for edits)")] = 2.5
     """picture, sound: how strongly the words pull; 1 is the plain model."""
