@@ -103,7 +103,8 @@ def starter() -> RunConfig:
     """32 px pictures that can be edited, sounds of five seconds, the full starter data in two stages.
 
     For hours of a few cores. The model that ships was not trained by it from nothing at this width, but grown from one
-    half as wide, and this second stage and ``w_flow`` were measured as a run of their own from there (its card, part 12). A second feed-forward costs no time (section 18).
+    half as wide; this second stage and ``w_flow`` were measured as a run of their own from there (its card, part 12).
+    A second feed-forward costs no time (EXPERIMENTS.md, section 18).
     """
     base = nano()
     image, audio = base.model.modalities["image"], base.model.modalities["audio"]

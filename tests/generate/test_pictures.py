@@ -197,10 +197,17 @@ def test_previews_come_on_the_way_and_whoever_streams_gets_the_picture_at_last()
     assert [part.pixels().shape for part in seen] == [(8, 8, 3)] * 3
     assert np.array_equal(seen[-1].pixels(), whole)
     assert len(list(MODEL.generate("a", "image", stream=True, **options))) == 1
-    handle = MODEL.submit("a", "image", preview_every=2, solver="heun", **options)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize(("num_steps", "every", "shown"), [(6, 2, [2, 4, 6]), (2, 1, [1, 2]), (4, 3, [3, 4])])
+def test_a_preview_comes_after_every_so_many_steps(
+    solver: str, num_steps: int, every: int, shown: list[int]
+) -> None:
+    handle = MODEL.submit("a", "image", preview_every=every, num_steps=num_steps, solver=solver, grid=(2, 2))
     events = [event for event in handle if isinstance(event, Media)]
-    assert [event.progress for event in events] == pytest.approx([2 / 6, 4 / 6, 1])
-    assert [event.is_preview for event in events] == [True, True, False]
+    assert [event.progress * num_steps for event in events] == pytest.approx(shown)
+    assert [event.is_preview for event in events] == [True] * (len(shown) - 1) + [False]
 
 
 @pytest.mark.parametrize("size", [(16, 16), (1, 16), (9, 5), (13, 16)])

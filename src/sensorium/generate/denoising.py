@@ -91,17 +91,17 @@ class Drawing:
         self._velocity = part if self._velocity is None else self._velocity + part
         if self.todo:
             return
-        self._show()
+        estimate = self.z + (1 - self.t) * self._velocity
         self._advance(self._velocity)
+        self._show(estimate)
 
-    def _show(self) -> None:
+    def _show(self, estimate: Tensor) -> None:
+        """What the step just taken made of the clean signal is the preview, where one is due."""
         step = round(self.progress * self.num_steps)
         every = self.options.preview_every
         self.preview = None
-        if every and step > self._shown and step % every == 0:
-            assert self._velocity is not None
-            self._shown = step
-            self.preview = self.z + (1 - self.t) * self._velocity
+        if every and self._shown < step < self.num_steps and step % every == 0:
+            self._shown, self.preview = step, estimate
 
     def _advance(self, velocity: Tensor | None) -> None:
         try:

@@ -145,7 +145,7 @@ def check(suite: str, options: Options) -> Options:
         given, own = getattr(options, name), getattr(entry, name)
         if given and own is not None and not own:
             raise ValueError(f"the suite {suite} takes no {name}, and {given!r} was given: leave it out")
-        chosen[name] = given or own or type(given)()
+        chosen[name] = given or own or given  # none given and none of its own: 0
     slot = _SLOTS.get(suite, "")
     if slot not in chosen["prompt"]:
         what = slot.strip("{}")
